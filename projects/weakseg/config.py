@@ -1,0 +1,50 @@
+"""The configuration keys that all methods share; each method adds its own under `MODEL.<METHOD>`."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+from weakseg.methods.point2mask.config import add_point2mask_config
+
+
+def add_weakseg_config(cfg: CN) -> None:
+    """Add WeakSeg's keys to Detectron2's default config, in place."""
+    cfg.MODEL.META_ARCHITECTURE = "WeaklySupervisedSegmenter"
+    cfg.MODEL.WEAK_HEAD = CN()
+    cfg.MODEL.WEAK_HEAD.NAME = ""
+
+    # ImageNet weights of the backbone alone, in the key names of torchvision (ResNet) or timm; "" starts at random.
+    cfg.MODEL.BACKBONE.WEIGHTS = ""
+    # Any feature network of the library timm (MODEL.BACKBONE.NAME: build_timm_backbone).
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = "mobilenetv2_100"
+    # Feature maps to hand out: res2..res5 are the maps of stride 4, 8, 16, 32.
+    cfg.MODEL.TIMM.OUT_FEATURES = ("res3", "res4", "res5")
+    # "frozen": norm layers keep their statistics and get no gradient; "train": they learn like other layers.
+    cfg.MODEL.TIMM.NORM = "frozen"
+    # Number of stages, from the stem on, that get no gradient.
+    cfg.MODEL.TIMM.FREEZE_AT = 0
+
+    # What a run may see of the label file: points, scribbles, boxes, tags, masks, expressions.
+    cfg.INPUT.SUPERVISION = ("points",)
+    # What a program made for each image: names in PROPOSAL_LOADER_REGISTRY.
+    cfg.INPUT.EVIDENCE = ()
+    # Entry of AUGMENTATION_REGISTRY.
+    cfg.INPUT.AUGMENTATION = "resize_flip"
+    # Folder of the images when DATASETS.TRAIN / TEST name label files (*.json) instead of registered data sets.
+    cfg.DATASETS.IMAGE_ROOT = ""
+
+    cfg.SOLVER.OPTIMIZER = "AdamW"
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Micro-batches per optimiser step; IMS_PER_BATCH stays the number of images per step over all processes.
+    cfg.SOLVER.ACCUMULATE = 1
+    # "float16" (GPU) or "bfloat16" (GPU and CPU); used when SOLVER.AMP.ENABLED.
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    cfg.SOLVER.EMA = CN({"ENABLED": False, "DECAY": 0.999})
+
+    # What inference may see of the labels: points, tags, proposals.
+    cfg.TEST.INPUTS = ()
+    # Folder for one picture per test image; "" draws none.
+    cfg.TEST.SHOW_DIR = ""
+
+    add_point2mask_config(cfg)
