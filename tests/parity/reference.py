@@ -1,8 +1,8 @@
 """Recorded inputs and outputs of the published systems: which file is tested by whom, and whether all of it was used.
 
 The folder `WEAKSEG_REFERENCE_DIR` (default: ../shared/golden beside the checkout) holds `fill_rule.py` and one folder a
-method. A file belongs to the *kind* that is the longest known prefix of its name, so that further files of a kind are tested
-without an edit here. A test reads a file through `Reference`, which notes what was read.
+method. A file belongs to the *kind* that is the longest known prefix of its name, so that further files of a kind are
+tested without an edit here. A test reads a file through `Reference`, which notes what was read.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def kind_of(method: str, path: Path) -> str | None:
 def all_files(method: str) -> list[Path]:
     """Every recorded file of a method, README aside."""
     folder = ROOT / method
-    return sorted(path for path in folder.glob("*") if path.is_file() and path.suffix != ".md") if folder.is_dir() else []
+    return (
+        sorted(path for path in folder.glob("*") if path.is_file() and path.suffix != ".md") if folder.is_dir() else []
+    )
 
 
 def reference_files(method: str, kind: str):
@@ -86,7 +88,8 @@ def fill_rule():
 
 class Reference:
     """One recorded .npz (or .json) file. Use as `with Reference(path) as ref:`; leaving the block without an error fails
-    when an array was neither taken as an input (`ref["name"]`, `ref.tensor`) nor compared as an output (`ref.compare`)."""
+    when an array was neither taken as an input (`ref["name"]`, `ref.tensor`) nor compared as an output
+    (`ref.compare`)."""
 
     def __init__(self, path: Path):
         self.path = path

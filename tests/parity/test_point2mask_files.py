@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from parity.reference import KINDS, ROOT, all_files, is_to_come, kind_of
 
 

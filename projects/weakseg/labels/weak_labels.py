@@ -26,7 +26,8 @@ def _empty(*shape: int, dtype: torch.dtype = torch.float32):
 
 @dataclass
 class WeakLabels:
-    """Labels of one image of `image_size` (H, W) pixels, with N targets: thing instances and stuff segments in file order.
+    """Labels of one image of `image_size` (H, W) pixels, with N targets: thing instances and stuff segments in file
+    order.
 
     Every kind of label is a pair: the values, and for each value the target (0..N-1) it belongs to. A target may have
     several values of one kind, or none. Coordinates are continuous pixels, (x, y), origin at the top-left corner of the

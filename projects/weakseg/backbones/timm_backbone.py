@@ -1,0 +1,106 @@
+"""Any feature network of the library timm as a backbone (`MODEL.BACKBONE.NAME: build_timm_backbone`)."""
+
+from __future__ import annotations
+
+import timm
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.layers import Format, freeze_batch_norm_2d
+from torch import Tensor, nn
+
+STRIDES = {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
+"""Feature name, in Detectron2's words, to stride in pixels."""
+
+
+class TimmBackbone(Backbone):
+    """A network of timm, by name, that hands out the feature maps of some strides.
+
+    The network starts at random; `load_backbone_weights` reads a local file.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        in_channels: int = 3,
+        out_features: tuple[str, ...] = ("res3", "res4", "res5"),
+        frozen_norm: bool = True,
+        freeze_at: int = 0,
+        **arguments,
+    ):
+        """out_features: names in `STRIDES`. frozen_norm: batch norms keep their statistics and affine parameters for
+        good. freeze_at: number of stages without gradient, counted as feature maps from the first one of the network.
+        arguments: of the network in timm (`pad_type="same"`, ...)."""
+        super().__init__()
+        self.network = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels, **arguments)
+        info = self.network.feature_info
+        self._index = {feature: _index_of(feature, info.reduction(), name) for feature in out_features}
+        self._channels = info.channels()
+        self._channels_last = getattr(self.network, "output_fmt", Format.NCHW) == Format.NHWC
+        if frozen_norm:
+            self.network = freeze_batch_norm_2d(self.network)
+        if not 0 <= freeze_at <= len(self._channels):
+            raise ValueError(
+                f"MODEL.TIMM.FREEZE_AT: expected a number from 0 to the {len(self._channels)} stages of {name}, "
+                f"found {freeze_at}. Choose one of them."
+            )
+        if freeze_at:
+            _freeze_until(self.network, info.module_name(freeze_at - 1))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """x (B, C, H, W). Returns name -> (B, C_l, H / stride, W / stride) per name of `out_features`."""
+        maps = self.network(x)
+        if self._channels_last:
+            maps = [feature.permute(0, 3, 1, 2) for feature in maps]
+        return {feature: maps[index] for feature, index in self._index.items()}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {
+            feature: ShapeSpec(channels=self._channels[index], stride=STRIDES[feature])
+            for feature, index in self._index.items()
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """Networks that cut the image into patches lose what does not fill one; padding keeps it."""
+        return max(STRIDES[feature] for feature in self._index)
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
+    """The network named by `MODEL.TIMM`."""
+    node = cfg.MODEL.TIMM
+    if node.NORM not in ("frozen", "train"):
+        raise ValueError(f"MODEL.TIMM.NORM: expected frozen or train, found {node.NORM!r}. Choose one of them.")
+    return TimmBackbone(
+        node.NAME,
+        in_channels=input_shape.channels,
+        out_features=tuple(node.OUT_FEATURES),
+        frozen_norm=node.NORM == "frozen",
+        freeze_at=node.FREEZE_AT,
+        **node.get("ARGUMENTS", {}),
+    )
+
+
+def _index_of(feature: str, strides: list[int], name: str) -> int:
+    """The position of `feature` among the feature maps of a network with these strides."""
+    if STRIDES.get(feature) in strides:
+        return strides.index(STRIDES[feature])
+    known = ", ".join(known for known, stride in STRIDES.items() if stride in strides)
+    raise ValueError(f"MODEL.TIMM.OUT_FEATURES: expected names among {known} for {name}, found {feature!r}. Remove it.")
+
+
+def _freeze_until(network: nn.Module, module_name: str) -> None:
+    """No gradient for the modules up to `module_name`, in the order of the forward pass, in which timm builds them."""
+    # A feature network may hold "stages.0" as "stages_0".
+    target = module_name.replace("_", ".") + "."
+    modules = [(name.replace("_", ".") + ".", module) for name, module in network.named_modules() if name]
+    inside = [index for index, (name, _) in enumerate(modules) if name.startswith(target)]
+    if not inside:
+        raise ValueError(
+            f"MODEL.TIMM.FREEZE_AT: expected a network that is built stage after stage, found one without a module "
+            f"{module_name}. Set it to 0."
+        )
+    for _, module in modules[: inside[-1] + 1]:
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)

@@ -1,0 +1,133 @@
+"""From the command line to a complete config, with loggers, device, seed and output folder."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from weakseg import __version__
+from weakseg.config import add_weakseg_config
+from weakseg.safe_io import atomic_write
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(config_file: str | Path, opts: list[str] = ()) -> CfgNode:
+    """Detectron2's and WeakSeg's defaults, then `config_file` with its `_BASE_` files ("" for none), then `opts`:
+    keys and values by turns. Only plain YAML is read. The config is not frozen."""
+    cfg = get_cfg()
+    add_weakseg_config(cfg)
+    if config_file:
+        content = _read_config(Path(config_file))
+        _refuse_unknown(content, cfg, f"{config_file} (or its _BASE_)")
+        _merge(lambda: cfg.merge_from_other_cfg(CfgNode(content)), str(config_file))
+    opts = list(opts)
+    if len(opts) % 2:
+        raise ValueError(
+            f"Options: expected pairs KEY VALUE; found {len(opts)} words ({' '.join(opts)}). Add what is missing."
+        )
+    for key in opts[::2]:
+        _refuse_unknown_key(key, cfg, "Options")
+    _merge(lambda: cfg.merge_from_list(opts), "Options")
+    return cfg
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of `args` (config_file, opts, eval_only) for this machine, ready to run: device and seed are
+    decided, OUTPUT_DIR exists and holds config.yaml, loggers write to it."""
+    cfg = load_config(args.config_file, args.opts)
+    no_gpu = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
+    if no_gpu:
+        cfg.MODEL.DEVICE = "cpu"
+    cfg = with_seed(cfg)
+    for name in ("detectron2", "fvcore", "weakseg"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name, abbrev_name=name)
+        # Detectron2 cuts its loggers off; handlers of an application (a notebook, pytest) shall hear them too.
+        logging.getLogger(name).propagate = True
+    if no_gpu:
+        logger.info("No GPU found: %s on the CPU", "evaluating" if args.eval_only else "training")
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    if comm.is_main_process():
+        with atomic_write(Path(cfg.OUTPUT_DIR, "config.yaml")) as temporary:
+            temporary.write_text(cfg.dump())
+    logger.info(
+        "WeakSeg %s, torch %s, %d process(es), device %s, seed %d, config %s, output %s",
+        *(__version__, torch.__version__, comm.get_world_size(), cfg.MODEL.DEVICE, cfg.SEED),
+        *(args.config_file or "(defaults)", cfg.OUTPUT_DIR),
+    )
+    cfg.freeze()
+    return cfg
+
+
+def with_seed(cfg: CfgNode) -> CfgNode:
+    """`cfg` where SEED >= 0; else a copy with a seed that all processes share. Collective when SEED < 0."""
+    if cfg.SEED >= 0:
+        return cfg
+    frozen = cfg.is_frozen()
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SEED = comm.all_gather(secrets.randbelow(2**31))[0]
+    if frozen:
+        cfg.freeze()
+    logger.info("SEED %d was drawn", cfg.SEED)
+    return cfg
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        content = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"Config: expected a file {error.filename}; found none (config {path}). Check --config-file and _BASE_."
+        ) from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path}: expected plain YAML; found {reason}. Remove Python tags and correct the syntax."
+        ) from None
+    except (TypeError, AssertionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected keys and values as in the files of configs/; found no such thing there.")
+    return content
+
+
+def _merge(merge: Callable[[], None], where: str) -> None:
+    try:
+        merge()
+    except (ValueError, AttributeError, AssertionError) as error:
+        raise ValueError(f"{where}: {error}. Give a value of the same type as the default.") from None
+
+
+def _refuse_unknown(content: dict, cfg: CfgNode, where: str) -> None:
+    for key in _keys(content):
+        _refuse_unknown_key(key, cfg, where)
+
+
+def _refuse_unknown_key(key: str, cfg: CfgNode, where: str) -> None:
+    known = list(_keys(cfg, nodes=True))
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0)
+        raise ValueError(f"{where}: expected keys of the config; found the unknown key {key}. Did you mean {close[0]}?")
+
+
+def _keys(node: dict, prefix: str = "", nodes: bool = False) -> Iterator[str]:
+    """Full names of all values; with `nodes` of the nodes above them too."""
+    for name, value in node.items():
+        if isinstance(value, dict):
+            if nodes:
+                yield f"{prefix}{name}"
+            yield from _keys(value, f"{prefix}{name}.", nodes)
+        else:
+            yield f"{prefix}{name}"

@@ -1,0 +1,36 @@
+"""The evaluator of a data set, chosen by its metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+
+from weakseg.data.catalog import dataset_metadata
+from weakseg.evaluation.instance_evaluator import InstanceEvaluator
+from weakseg.evaluation.mean_iou import MeanIoUEvaluator
+from weakseg.evaluation.panoptic_evaluator import PanopticEvaluator
+from weakseg.evaluation.result_files import ResultWriter
+from weakseg.evaluation.truth import Truth
+
+_EVALUATORS = {
+    "weakseg_panoptic": (PanopticEvaluator, MeanIoUEvaluator),
+    "weakseg_instance": (InstanceEvaluator,),
+    "weakseg_sem_seg": (MeanIoUEvaluator,),
+}
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path) -> DatasetEvaluator:
+    """The evaluators of the data set's `evaluator_type`, which share one reader of the truth; for a data set without
+    truth (`has_truth` False) a writer of result files below `output_folder`."""
+    metadata = dataset_metadata(dataset_name)
+    if not metadata.has_truth:
+        return ResultWriter(metadata, output_folder, competition=cfg.TEST.VOC_COMPETITION)
+    if metadata.evaluator_type not in _EVALUATORS:
+        raise ValueError(
+            f"{dataset_name}: expected an evaluator_type of {', '.join(_EVALUATORS)}; found "
+            f"{metadata.evaluator_type!r}. Register it with weakseg.data.catalog, or pass an evaluator of your own."
+        )
+    truth = Truth(metadata)
+    return DatasetEvaluators([evaluator(truth) for evaluator in _EVALUATORS[metadata.evaluator_type]])

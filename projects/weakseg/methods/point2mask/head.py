@@ -1,0 +1,309 @@
+"""Point2Mask: points to panoptic masks through optimal transport (arXiv 2308.01779). Start reading here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import configurable
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weakseg.data.catalog import class_counts, metadata_of
+from weakseg.heads import WEAK_HEAD_REGISTRY, WeakHead
+from weakseg.inference.views import View
+from weakseg.labels import LabelKind
+from weakseg.methods.point2mask.criterion import Criterion, LossWeights, Outputs
+from weakseg.methods.point2mask.merge import panoptic_merge, semantic_map, top_pairs
+from weakseg.methods.point2mask.network import Encoded, Point2MaskNetwork
+from weakseg.methods.point2mask.pseudo_labels import PseudoLabels, make_pseudo_labels
+from weakseg.methods.point2mask.semantic_losses import DilatedPoints, dilate_points
+from weakseg.methods.point2mask.set_losses import match
+from weakseg.methods.point2mask.targets import PointTargets, point_targets, true_labels
+
+SLOW_PARAMETERS = ("backbone", "sampling_offsets", "reference_points")
+"""Parameters whose full name contains one of these learn with the backbone's rate (card section 4)."""
+
+
+@dataclass
+class RawPrediction:
+    """One view of a batch. Last layers only: class_logits (B, Q, T); boxes (B, Q, 4) cxcywh in [0, 1]; per image the
+    queries (M,) that may become segments and their masks (M, h0, w0); stuff masks (B, U, h0, w0) and existence logits
+    (B, U); semantic logits (B, C, h0, w0), or None when they are not asked for."""
+
+    class_logits: Tensor
+    boxes: Tensor
+    queries: list[Tensor]
+    thing_masks: list[Tensor]
+    stuff_masks: Tensor
+    stuff_logits: Tensor
+    semantic_logits: Tensor | None
+
+
+@WEAK_HEAD_REGISTRY.register()
+class Point2MaskHead(WeakHead):
+    """Panoptic segmentation from points on things and stuff; from true masks as the baseline."""
+
+    accepts = frozenset({LabelKind.POINTS, LabelKind.MASKS})
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        network: Point2MaskNetwork,
+        criterion: Criterion,
+        in_features: tuple[str, ...],
+        num_things: int,
+        num_stuff: int,
+        from_masks: bool = False,
+        point_dilation: int = 17,
+        transport_warmup: int = 12000,
+        transport: dict | None = None,
+        backbone_multiplier: float = 0.1,
+        topk: int = 100,
+        quality_thresholds: tuple[float, float] = (0.25, 0.25),
+        overlap_thresholds: tuple[float, float] = (0.4, 0.2),
+        with_semantic: bool = True,
+        official: bool = False,
+    ):
+        """from_masks: learn from true masks instead of points; transport: keyword arguments of `make_pseudo_labels`
+        (stride, epsilon, iterations, lambda_...); transport_warmup: iterations of phase 1; thresholds: (things, stuff)."""
+        super().__init__()
+        self.network, self.criterion = network, criterion
+        self.in_features = in_features
+        self.num_things, self.num_stuff = num_things, num_stuff
+        self.from_masks = from_masks
+        self.point_dilation = point_dilation
+        self.transport_warmup, self.transport = transport_warmup, dict(transport or {})
+        self.backbone_multiplier = backbone_multiplier
+        self.topk = topk
+        self.quality_thresholds, self.overlap_thresholds = quality_thresholds, overlap_thresholds
+        self.with_semantic = with_semantic
+        self.official = official
+        # Optimiser steps done: the one counter of loss ramp and transport phase (card fault d).
+        self.register_buffer("iteration", torch.zeros(1, dtype=torch.int64))
+        if from_masks:
+            # Their losses stand in for missing labels; without them nothing would train these heads.
+            self.network.embedding_head.requires_grad_(False)
+            self.network.boundary_head.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape) -> dict:
+        node = cfg.MODEL.POINT2MASK
+        num_things, num_stuff = class_counts(metadata_of(cfg))
+        network = Point2MaskNetwork(
+            [input_shape[name].channels for name in node.IN_FEATURES],
+            num_things=num_things,
+            num_stuff=num_stuff,
+            hidden_dim=node.HIDDEN_DIM,
+            ffn_dim=node.FFN_DIM,
+            num_heads=node.NUM_HEADS,
+            num_points=node.NUM_POINTS,
+            enc_layers=node.ENC_LAYERS,
+            dec_layers=node.DEC_LAYERS,
+            num_queries=node.NUM_QUERIES,
+            dropout=node.DROPOUT,
+            thing_layers=node.THING_LAYERS,
+            stuff_layers=node.STUFF_LAYERS,
+            semantic_layers=node.SEMANTIC_LAYERS,
+            embed_dim=node.EMBED_DIM,
+        )
+        criterion = Criterion(
+            num_things=num_things,
+            num_stuff=num_stuff,
+            pixel_mean=list(cfg.MODEL.PIXEL_MEAN),
+            pixel_std=list(cfg.MODEL.PIXEL_STD),
+            channel_order=cfg.INPUT.FORMAT,
+            temperature=node.TEMPERATURE,
+            ramp_iters=node.LOSS_RAMP_ITERS,
+            weights=LossWeights(
+                classification=node.LOSS.CLASS_WEIGHT,
+                box=node.LOSS.BOX_WEIGHT,
+                giou=node.LOSS.GIOU_WEIGHT,
+                mask=node.LOSS.MASK_WEIGHT,
+                stuff_class_factor=node.LOSS.STUFF_CLASS_FACTOR,
+                color=node.LOSS.COLOR_WEIGHT,
+                tree=node.LOSS.TREE_WEIGHT,
+            ),
+            official=node.OFFICIAL_COMPAT,
+        )
+        return {
+            "network": network,
+            "criterion": criterion,
+            "in_features": tuple(node.IN_FEATURES),
+            "num_things": num_things,
+            "num_stuff": num_stuff,
+            "from_masks": LabelKind.MASKS.value in cfg.INPUT.SUPERVISION,
+            "point_dilation": node.POINT_DILATION,
+            "transport_warmup": node.OT.WARMUP_ITERS,
+            "transport": {
+                "stride": node.GRAPH.STRIDE,
+                "epsilon": node.OT.EPS,
+                "iterations": node.OT.ITERS,
+                "lambda_probability": node.GRAPH.LAMBDA_PROB,
+                "lambda_boundary": node.GRAPH.LAMBDA_BOUNDARY,
+                "lambda_feature": node.GRAPH.LAMBDA_FEATURE,
+            },
+            "backbone_multiplier": cfg.SOLVER.BACKBONE_MULTIPLIER,
+            "topk": node.TEST.TOPK,
+            "quality_thresholds": (node.TEST.QUALITY_THRESH_THING, node.TEST.QUALITY_THRESH_STUFF),
+            "overlap_thresholds": (node.TEST.OVERLAP_THRESH_THING, node.TEST.OVERLAP_THRESH_STUFF),
+            "with_semantic": node.TEST.SEMANTIC,
+            "official": node.OFFICIAL_COMPAT,
+        }
+
+    def losses(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> dict[str, Tensor]:
+        labels = [sample["weak"].to(images.tensor.device) for sample in batch]
+        encoded = self._encode(features, images)
+        location = self.network.locate(encoded)
+        semantic = self.network.semantic(encoded)
+        embedding, boundary = self.network.embed(encoded)
+
+        targets: PointTargets | None = None
+        if self.from_masks:
+            classes, pseudo = true_labels(labels, _size(images), num_things=self.num_things)
+            dilated = dilate_points(pseudo.semantic, self.num_things + self.num_stuff, size=1)
+        else:
+            targets, dilated = self._points(labels, images)
+            classes = targets.classes
+            pseudo = self._transport(semantic[0][-1], boundary, embedding, targets, dilated, images)
+
+        matches = match(
+            location.class_logits,
+            location.boxes,
+            pseudo_boxes=pseudo.boxes,
+            classes=classes,
+            image_sizes=images.image_sizes,
+            **self.criterion.weights.location,
+        )
+        queries = _padded([location.states[-1][b, query] for b, (query, _) in enumerate(matches[-1])])
+        outputs = Outputs(
+            location=location,
+            matches=matches,
+            thing_masks=self.network.thing_masks(queries, encoded),
+            stuff=self.network.stuff(encoded),
+            semantic=semantic,
+            embedding=embedding,
+            boundary=boundary,
+        )
+        return self.criterion(outputs, classes, pseudo, dilated, images, step=self.iteration[0], targets=targets)
+
+    def after_step(self) -> None:
+        self.iteration += 1
+
+    @torch.no_grad()
+    def pseudo_labels(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> PseudoLabels:
+        """What the points of a batch are grown to with the network as it is."""
+        labels = [sample["weak"].to(images.tensor.device) for sample in batch]
+        encoded = self._encode(features, images)
+        semantic, _ = self.network.semantic(encoded, last_only=True)
+        embedding, boundary = self.network.embed(encoded)
+        targets, dilated = self._points(labels, images)
+        return self._transport(semantic[-1], boundary, embedding, targets, dilated, images)
+
+    def _encode(self, features: dict[str, Tensor], images: ImageList) -> Encoded:
+        return self.network.encode([features[name] for name in self.in_features], images.image_sizes, _size(images))
+
+    def _points(self, labels: list, images: ImageList) -> tuple[PointTargets, DilatedPoints]:
+        targets = point_targets(labels, _size(images), num_things=self.num_things, official=self.official)
+        num_classes = self.num_things + self.num_stuff
+        return targets, dilate_points(targets.point_map, num_classes, self.point_dilation)
+
+    def _transport(
+        self,
+        semantic_logits: Tensor,
+        boundary: Tensor,
+        embedding: Tensor,
+        targets: PointTargets,
+        dilated: DilatedPoints,
+        images: ImageList,
+    ) -> PseudoLabels:
+        # The first step is number 1 (card fault ak).
+        phase = 1 if int(self.iteration) + 1 <= self.transport_warmup else 2
+        return make_pseudo_labels(
+            semantic_logits,
+            dilated,
+            boundary,
+            embedding,
+            targets.classes,
+            targets.points,
+            images.image_sizes,
+            num_things=self.num_things,
+            phase=phase,
+            official=self.official,
+            **self.transport,
+        )
+
+    def forward(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> RawPrediction:
+        encoded = self._encode(features, images)
+        location = self.network.locate(encoded)
+        class_logits, states = location.class_logits[-1], location.states[-1]
+        # Queries do not see each other in the mask decoder: each distinct one is decoded once (card 8.11).
+        queries = [top_pairs(logits, self.topk)[1].unique() for logits in class_logits]
+        masks = self.network.thing_masks(_padded([s[q] for s, q in zip(states, queries)]), encoded, last_only=True)[-1]
+        stuff_masks, stuff_logits = self.network.stuff(encoded, last_only=True)
+        semantic = self.network.semantic(encoded, last_only=True)[0][-1] if self.with_semantic else None
+        return RawPrediction(
+            class_logits=class_logits,
+            boxes=location.boxes[-1],
+            queries=queries,
+            thing_masks=[mask[: len(query)] for mask, query in zip(masks, queries)],
+            stuff_masks=stuff_masks[-1],
+            stuff_logits=stuff_logits[-1],
+            semantic_logits=semantic,
+        )
+
+    @torch.no_grad()
+    def finish(self, views: list[tuple[View, RawPrediction]], batch: list[dict]) -> list[dict]:
+        """Per image "panoptic_seg" and, when asked for, "sem_seg", the class map of the semantic decoder (card section
+        5). Raises ValueError for several views: Point2Mask has no test-time augmentation."""
+        if len(views) != 1:
+            raise ValueError(f"Point2Mask predicts from one view of an image; found {len(views)}. Turn test views off.")
+        ((view, raw),) = views
+        return [self._finish_image(view, raw, b, sample) for b, sample in enumerate(batch)]
+
+    def _finish_image(self, view: View, raw: RawPrediction, b: int, sample: dict) -> dict:
+        sizes = {
+            "padded_size": view.padded_size,
+            "image_size": view.image_sizes[b],
+            "output_size": (sample["height"], sample["width"]),
+        }
+        scores, queries, classes = top_pairs(raw.class_logits[b], self.topk)
+        stuff = torch.arange(self.num_stuff, device=classes.device)
+        result = {
+            "panoptic_seg": panoptic_merge(
+                torch.cat([raw.thing_masks[b], raw.stuff_masks[b]]),
+                torch.cat([scores, raw.stuff_logits[b].sigmoid()]),
+                classes=torch.cat([classes, self.num_things + stuff]),
+                mask_index=torch.cat([torch.searchsorted(raw.queries[b], queries), len(raw.queries[b]) + stuff]),
+                num_things=self.num_things,
+                quality_thresholds=self.quality_thresholds,
+                overlap_thresholds=self.overlap_thresholds,
+                **sizes,
+            )
+        }
+        if raw.semantic_logits is not None:
+            result["sem_seg"] = semantic_map(raw.semantic_logits[b], **sizes)
+        return result
+
+    def parameter_groups(self, model: nn.Module) -> list[dict]:
+        slow, fast = [], []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                (slow if any(part in name for part in SLOW_PARAMETERS) else fast).append(parameter)
+        return [
+            {"params": fast, "lr_mult": 1.0, "decay_mult": 1.0},
+            {"params": slow, "lr_mult": self.backbone_multiplier, "decay_mult": 1.0},
+        ]
+
+
+def _size(images: ImageList) -> tuple[int, int]:
+    height, width = images.tensor.shape[-2:]
+    return int(height), int(width)
+
+
+def _padded(queries: list[Tensor]) -> Tensor:
+    """Queries (n_b, D) of B images as (B, N, D), N >= 1: zeros behind each image's own."""
+    longest = max(max(len(rows) for rows in queries), 1)
+    return torch.stack([F.pad(rows, (0, 0, 0, longest - len(rows))) for rows in queries])
