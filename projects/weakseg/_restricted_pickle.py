@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import Any, BinaryIO
 
 import numpy as np
+import scipy.sparse
 from numpy._core.multiarray import _reconstruct, scalar
 
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -37,7 +38,7 @@ def checked_plain(value: Any) -> Any:
             waiting += [*item.keys(), *item.values()]
         elif isinstance(item, (list, tuple, set, frozenset)) or (type(item) is np.ndarray and item.dtype == object):
             waiting += list(item.flat if isinstance(item, np.ndarray) else item)
-        elif type(item) is not np.ndarray or item.dtype.hasobject:
+        elif not scipy.sparse.issparse(item) and (type(item) is not np.ndarray or item.dtype.hasobject):
             raise ValueError(f"an object of type {type(item).__name__}")
     return value
 

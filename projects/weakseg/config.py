@@ -24,6 +24,8 @@ def add_weakseg_config(cfg: CN) -> None:
     cfg.MODEL.TIMM.NORM = "frozen"
     # Number of stages, from the stem on, that get no gradient.
     cfg.MODEL.TIMM.FREEZE_AT = 0
+    # Further arguments of the network, as timm names them.
+    cfg.MODEL.TIMM.ARGUMENTS = CN(new_allowed=True)
 
     # What a run may see of the label file: points, scribbles, boxes, tags, masks, expressions.
     cfg.INPUT.SUPERVISION = ("points",)

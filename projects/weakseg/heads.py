@@ -45,6 +45,11 @@ class WeakHead(nn.Module):
         "sem_seg" (class map (H, W), or class scores (C, H, W)), "referring"."""
         raise NotImplementedError
 
+    def pseudo_labels(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> list[dict]:
+        """Optional: what the labels of the batch are grown to by the network as it is, in the form of `finish`, at the
+        size (h, w) of each image in `images`."""
+        raise NotImplementedError
+
     def parameter_groups(self, model: nn.Module) -> list[dict]:
         """Every trainable parameter of the whole model exactly once: dicts of "params", "lr_mult", "decay_mult"."""
         return [{"params": [p for p in model.parameters() if p.requires_grad], "lr_mult": 1.0, "decay_mult": 1.0}]

@@ -223,7 +223,7 @@ def _readable(path: str | Path, what: str) -> Iterator[None]:
         refused = re.search(r"Unsupported global: GLOBAL (\S+)", text)  # behind a page of advice in torch's message
         reason = f"the object {refused[1]}" if refused else text[:200] or type(error).__name__
         raise ValueError(
-            f"{path}: expected {what}; cannot read it ({reason}). Fetch the file again, or write it again with plain data."
+            f"{path}: expected {what}; cannot read it ({reason}). Fetch it again, or write it anew with plain data."
         ) from error
 
 

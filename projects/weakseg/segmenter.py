@@ -53,6 +53,12 @@ class WeaklySupervisedSegmenter(nn.Module):
             return self.head.losses(features, images, batch)
         return self.head.finish([(plain_view(images), self.head(features, images, batch))], batch)
 
+    @torch.no_grad()
+    def pseudo_labels(self, batch: list[dict]) -> list[dict]:
+        """What the labels of a batch are grown to, see `WeakHead.pseudo_labels`."""
+        images = self.preprocess(batch)
+        return self.head.pseudo_labels(self.backbone(images.tensor), images, batch)
+
     def preprocess(self, batch: list[dict]) -> ImageList:
         """Normalise each `image` (uint8 (C, H, W)) and pad with 0 at the right and the bottom to the largest size."""
         images = [(sample["image"].to(self.device) - self.pixel_mean) / self.pixel_std for sample in batch]

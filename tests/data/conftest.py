@@ -41,8 +41,8 @@ def annotation(number: int, image_id: int, category_id: int, x: float, y: float)
 def make_set(tmp_path):
     """make_set(count, name, change) -> path of a label file over `count` pictures in tmp_path / "images".
 
-    Pictures are 40 x 30 pixels (every third 30 x 40), with three targets each. `change(content)` edits the file's content
-    before it is written.
+    Pictures are 40 x 30 pixels (every third 30 x 40), with three targets each. `change(content)` edits the file's
+    content before it is written.
     """
 
     def make(count: int = 6, name: str = "labels.json", change=None) -> Path:

@@ -115,25 +115,23 @@ def test_the_first_training_set_names_the_classes(cfg, registered, make_set):
 
 
 @pytest.mark.parametrize("name", ["weakseg_voc_2012_train_aug_panoptic", "weakseg_coco_2017_val_instance"])
-def test_builtin_names_say_how_to_make_their_files(name, cfg, monkeypatch):
+def test_builtin_names_say_how_to_make_their_files(name, cfg, monkeypatch, tmp_path):
+    monkeypatch.setitem(vars(MetadataCatalog.get(name)), "label_file", str(tmp_path / "absent.json"))
     cfg.DATASETS.TRAIN = (name,)
     assert dataset_names(cfg, "train") == [name]
-    with pytest.raises(
-        FileNotFoundError, match=rf"{name}: expected the label file .*json; found none.*datasets/prepare_"
-    ):
+    message = rf"{name}: expected the label file .*absent\.json; found none.*python datasets/prepare_"
+    with pytest.raises(FileNotFoundError, match=message):
         metadata_of(cfg)
 
 
 def test_all_builtin_names_are_there():
-    expected = {
-        f"weakseg_voc_2012_{s}_{k}" for s in ("train", "train_aug", "val") for k in ("panoptic", "instance", "sem_seg")
-    }
-    expected |= {f"weakseg_coco_2017_{s}_{k}" for s in ("train", "val") for k in ("panoptic", "instance")}
-    assert expected <= set(DatasetCatalog)
-    for name in expected:
-        assert MetadataCatalog.get(name).evaluator_type.removeprefix("weakseg_") == name.split("_", 4)[-1].replace(
-            "aug_", ""
-        )
+    for kind in ("panoptic", "instance", "sem_seg"):
+        names = [f"weakseg_voc_2012_{split}_{kind}" for split in ("train", "train_aug", "val")]
+        if kind != "sem_seg":
+            names += [f"weakseg_coco_2017_{split}_{kind}" for split in ("train", "val")]
+        assert set(names) <= set(DatasetCatalog)
+        assert {MetadataCatalog.get(name).evaluator_type for name in names} == {f"weakseg_{kind}"}
+        assert len({MetadataCatalog.get(name).label_file for name in names}) == len(names)
 
 
 def test_wrong_names_say_so(cfg, tmp_path):

@@ -65,9 +65,8 @@ def test_ranks_cut_the_same_global_batches(world_size):
 
 def test_start_skips_global_batches():
     assert batches(10, start=13) == batches(23)[13:]
-    assert (
-        batches(10, batch_size=4, start=5, rank=1, world_size=2) == batches(15, batch_size=4, rank=1, world_size=2)[5:]
-    )
+    second_of_two = {"batch_size": 4, "rank": 1, "world_size": 2}
+    assert batches(10, start=5, **second_of_two) == batches(15, **second_of_two)[5:]
 
 
 def test_iterating_twice_gives_the_same():

@@ -20,7 +20,8 @@ CATEGORY_IDS = [11, 12, 15, 20, 21]
 
 
 def write_label_map(folder: Path, id_maps: dict, segments: dict, names=NAMES, category_ids=CATEGORY_IDS, things=THINGS):
-    """A label file from id maps (image id -> (H, W)) and segments (image id -> list of (id, class, crowd)); its metadata."""
+    """A label file from id maps (image id -> (H, W)) and segments (image id -> list of (id, class, crowd)), and its
+    metadata."""
     categories = [
         {"id": category_id, "name": name, "isthing": int(index < things)}
         for index, (category_id, name) in enumerate(zip(category_ids, names))
@@ -128,7 +129,7 @@ def worker(rank: int, processes: int, metadata: dict, folder: str) -> None:
     mine = [ids[index] for index in InferenceSampler._get_local_indices(len(ids), processes, rank)]
     results = evaluate_all(metadata, folder / "files", mine)
     faults = {
-        "lost": mine[:-1] if rank == processes - 1 else mine,
+        "lost": [image_id for image_id in mine if image_id != ids[-1]],
         "doubled": [*mine, ids[0]] if rank == processes - 1 else mine,
     }
     messages = {}

@@ -1,5 +1,7 @@
 """Several processes give the numbers and files of one, and a lost or doubled image is an error on each of them."""
 
+import multiprocessing
+
 import pytest
 import torch
 from evaluation.scenes import evaluate_all, worker, write_scene
@@ -11,7 +13,10 @@ IMAGES = 23
 
 def run_processes(folder, processes):
     metadata = write_scene(folder, IMAGES)
-    torch.multiprocessing.spawn(worker, (processes, metadata.as_dict(), str(folder)), nprocs=processes)
+    # A fresh process imports what is slow once, and the others are forked from it.
+    multiprocessing.set_forkserver_preload(["detectron2.evaluation", "weakseg.evaluation"])
+    arguments = (processes, metadata.as_dict(), str(folder))
+    torch.multiprocessing.start_processes(worker, arguments, nprocs=processes, start_method="forkserver")
     outputs = [read_json(folder / f"rank{rank}.json") for rank in range(processes)]
     expected = evaluate_all(metadata, folder / "files_of_one", Truth(metadata).image_ids)
     assert outputs[0]["results"] == expected

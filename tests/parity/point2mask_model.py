@@ -1,4 +1,4 @@
-"""The whole published Point2Mask model (ResNet, network, counter) for parity tests, filled by the rule of the fixtures."""
+"""The whole published Point2Mask model (ResNet, network, counter) for parity tests, filled by the fixtures' rule."""
 
 import torch
 from detectron2.config import get_cfg

@@ -44,35 +44,27 @@ def test_labelled_pixels_and_image_after_resize_and_flip(path):
 
 
 def _labels(ref: Reference) -> tuple[WeakLabels, int]:
-    """Labels of the stored PNG: its instances, then a target for each other labelled pixel, of a thing only in crowds."""
+    """Labels of the stored PNG, and a number of things: the instances, then a target for each other labelled pixel."""
+    # The file does not say how many classes are things. Any number does that makes those with an instance things; a
+    # crowd of a class beyond it is read like stuff, with the same result.
+    num_things = 1 + max((int(label) for case in ref.cases("_labels") for label in ref[f"{case}_labels"]), default=-1)
     class_index = {int(category): index for index, category in enumerate(ref["category_ids"])}
     segments = [
-        {
-            "id": int(s[0]),
-            "category_id": int(s[1]),
-            "area": int(s[2]),
-            "iscrowd": int(s[3]),
-            "bbox": (s[4:] / 2).tolist(),
-        }
-        for s in ref["segments"]
+        {"id": id_, "category_id": category, "area": area, "iscrowd": iscrowd, "bbox": [side / 2 for side in box]}
+        for id_, category, area, iscrowd, *box in ref["segments"].tolist()
     ]
-    # The list of categories ends with the stuff; the release's sets have one (VOC) or 53 (COCO).
-    num_things = len(class_index) - (1 if len(class_index) < 133 else 53)
     classes, points, semantic = point_labels_from_png(ref["png"], segments, class_index, num_things)
     for instance in points:
         x, y = instance.astype(int).T
         semantic[y, x] = NO_CLASS
     y, x = np.nonzero(semantic != NO_CLASS)
     others = semantic[y, x].astype(np.int64)
-    coordinates = np.concatenate([*points, np.stack([x, y], axis=1) + 0.5]).astype(np.float32)
-    target = np.concatenate(
-        [np.repeat(np.arange(len(classes)), [len(p) for p in points]), len(classes) + np.arange(len(x))]
-    )
-    return WeakLabels(
+    owner = [np.full(len(instance), number) for number, instance in enumerate(points)]
+    weak = WeakLabels(
         image_size=ref["png"].shape[:2],
         classes=torch.from_numpy(np.concatenate([classes, others])),
         is_crowd=torch.from_numpy(np.concatenate([np.zeros(len(classes), bool), others < num_things])),
-        points=torch.from_numpy(coordinates),
-        point_target=torch.from_numpy(target.astype(np.int64)),
-        point_positive=torch.ones(len(coordinates), dtype=torch.bool),
-    ), num_things
+        points=torch.from_numpy(np.concatenate([*points, np.stack([x, y], axis=1) + 0.5]).astype(np.float32)),
+        point_target=torch.from_numpy(np.concatenate([*owner, len(classes) + np.arange(len(x))])),
+    )
+    return weak.replace(point_positive=torch.ones(len(weak.points), dtype=torch.bool)), num_things

@@ -1,4 +1,4 @@
-"""Point2Mask's network, part by part, against the published one: operators, positions, mask decoder, parameter names."""
+"""Point2Mask's network, part by part, against the published one: operators, positions, mask decoder, names."""
 
 import torch
 from weakseg.layers.deformable_attention import MultiScaleDeformableAttention, multi_scale_deformable_attention

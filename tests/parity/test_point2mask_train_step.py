@@ -7,8 +7,9 @@ import torch
 from detectron2.structures import ImageList
 from weakseg.labels import WeakLabels
 from weakseg.methods.point2mask.checkpoint import published_name
-from weakseg.methods.point2mask.criterion import Criterion, LossWeights
+from weakseg.methods.point2mask.criterion import Criterion
 from weakseg.methods.point2mask.head import Point2MaskHead
+from weakseg.methods.point2mask.loss_weights import LossWeights
 from weakseg.methods.point2mask.pseudo_labels import PseudoLabels
 
 from parity.point2mask_model import build_model, filled_state, input_batch
@@ -101,7 +102,7 @@ def test_losses_gradients_and_pseudo_labels(path, monkeypatch):
             owner = np.where(masks.any(0), masks.argmax(0), -1) if len(masks) else np.full((height, width), -1)
             recorded.instance_map.append(torch.from_numpy(owner))
 
-        ours = model.head.pseudo_labels(model.backbone(images), image_list, batch)
+        _, ours = model.head.grow_points(model.backbone(images), image_list, batch)
         for i in range(len(batch)):
             ref.compare_fraction(f"pseudo_masks{i}", ours.instance_map[i], recorded.instance_map[i])
             np.testing.assert_allclose(ours.boxes[i], recorded.boxes[i], atol=1)

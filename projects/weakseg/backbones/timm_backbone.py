@@ -78,7 +78,7 @@ def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
         out_features=tuple(node.OUT_FEATURES),
         frozen_norm=node.NORM == "frozen",
         freeze_at=node.FREEZE_AT,
-        **node.get("ARGUMENTS", {}),
+        **node.ARGUMENTS,
     )
 
 

@@ -23,12 +23,12 @@ _TO_TORCHVISION = (
 
 
 def detectron2_name(torchvision_name: str) -> str:
-    """"layer1.0.bn2.weight" to "res2.0.conv2.norm.weight"."""
+    """ "layer1.0.bn2.weight" to "res2.0.conv2.norm.weight"."""
     return _rename(torchvision_name, _TO_DETECTRON2)
 
 
 def torchvision_name(detectron2_name: str) -> str:
-    """"res2.0.conv2.norm.weight" to "layer1.0.bn2.weight"."""
+    """ "res2.0.conv2.norm.weight" to "layer1.0.bn2.weight"."""
     return _rename(detectron2_name, _TO_TORCHVISION)
 
 

@@ -19,8 +19,8 @@ def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
     """Copy the weights of `path` into `backbone`, in place.
 
     A Detectron2 `ResNet` takes torchvision's key names, a `TimmBackbone` those of timm, and any backbone its own. What
-    the file holds besides (a classifier) is left out. Raises ValueError when a parameter or statistic of the backbone is
-    missing in the file, or has another shape there.
+    the file holds besides (a classifier) is left out. Raises ValueError when a parameter or statistic of the backbone
+    is missing in the file, or has another shape there.
     """
     weights = read_weights(path)
     for wrapper in ("state_dict", "model"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import product
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -154,22 +155,20 @@ def _annotation(annotation: dict, class_of: dict[int, int]) -> dict:
 
 
 def _register_builtin(root: Path) -> None:
-    """Names of the usual data sets below `root`, laid out as in datasets/README.md."""
-    prepared = {
-        "voc_2012": ("VOC2012", "prepare_voc.py", {"train": "", "train_aug": "", "val": ""}, "JPEGImages"),
-        "coco_2017": ("coco", "prepare_coco.py", {"train": "train2017", "val": "val2017"}, ""),
+    """Names of the usual data sets below `root`, with the label files that datasets/prepare_*.py write."""
+    builtin = {
+        "voc_2012": ("prepare_voc.py", "VOC2012/JPEGImages", ("train", "train_aug", "val"), tuple(EVALUATOR_TYPES)),
+        "coco_2017": ("prepare_coco.py", "coco/{split}2017", ("train", "val"), ("panoptic", "instance")),
     }
-    for name, (folder, script, splits, images) in prepared.items():
-        kinds = ("panoptic", "instance", "sem_seg") if name == "voc_2012" else ("panoptic", "instance")
-        for split, split_images in splits.items():
-            for kind in kinds:
-                register_label_file(
-                    f"weakseg_{name}_{split}_{kind}",
-                    root / folder / "weakseg" / f"{split}_{kind}.json",
-                    root / folder / (images or split_images),
-                    EVALUATOR_TYPES[kind],
-                    remedy=f"Make it with: python datasets/{script}",
-                )
+    for name, (script, images, splits, kinds) in builtin.items():
+        for split, kind in product(splits, kinds):
+            register_label_file(
+                f"weakseg_{name}_{split}_{kind}",
+                root / "weakseg" / name / f"{split}_{kind}.json",
+                root / images.format(split=split),
+                EVALUATOR_TYPES[kind],
+                remedy=f"Make it with: python datasets/{script} --splits {split} --points 1",
+            )
 
 
 _register_builtin(Path(os.environ.get("DETECTRON2_DATASETS", "datasets")))

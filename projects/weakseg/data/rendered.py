@@ -6,8 +6,14 @@ the classes share, so that no colour gives a class away.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
+from tqdm import tqdm
+
+from weakseg.labels import LabelFile, boxes_from_masks, encode_mask, sample_points, write_label_file
+from weakseg.safe_io import write_png
 
 THINGS = ("ball", "crate", "cone", "ring")
 STUFF = ("grass", "sand")
@@ -123,3 +129,41 @@ def _object(rng: np.random.Generator, size: int, name: str) -> tuple[np.ndarray,
         inside, shade = (distance < 1) & (distance > 0.5), 1 + 0.28 * np.sign(np.sin(np.arctan2(v, u) * 6))
     base = _PALETTE[rng.choice(_COLORS_OF[name])] + rng.normal(0, 12, 3)
     return inside, (base * shade[..., None]).astype(np.float32)
+
+
+def render_data_set(folder: Path, split: str, *, count: int, size: int = 128, seed: int = 0) -> Path:
+    """Write `count` scenes and their label file: one point, the mask and the box of every segment.
+
+    Returns the path of the label file, `folder`/`split`.json, whose images lie in `folder`/`split`. Equal arguments give
+    equal files.
+    """
+    images, annotations = [], {}
+    for image_id in tqdm(range(1, count + 1), desc=f"rendering {split}", unit="image", leave=False):
+        generator = np.random.default_rng((seed, image_id))
+        image, segments, classes = render_scene(generator, size)
+        masks = [segments == k + 1 for k in range(len(classes))]
+        name = f"{split}/{image_id:05d}.png"
+        write_png(folder / name, image)
+        images.append({"id": image_id, "file_name": name, "height": size, "width": size})
+        annotations[image_id] = [
+            {
+                "id": image_id * 100 + k,
+                "image_id": image_id,
+                "category_id": kind + 1,
+                "iscrowd": 0,
+                "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
+                "area": int(mask.sum()),
+                "point_coords": points.tolist(),
+                "segmentation": encode_mask(mask),
+            }
+            for k, (kind, mask, points, (x0, y0, x1, y1)) in enumerate(
+                zip(classes, masks, sample_points(masks, 1, generator), boxes_from_masks(masks))
+            )
+        ]
+    categories = [
+        {"id": k + 1, "name": name, "isthing": int(k < len(THINGS)), "color": list(CLASS_COLORS[k])}
+        for k, name in enumerate(THINGS + STUFF)
+    ]
+    path = folder / f"{split}.json"
+    write_label_file(path, LabelFile(categories, images, annotations, {"description": "rendered scenes"}))
+    return path

@@ -58,7 +58,7 @@ class LossLog:
         self._data_time[iteration] = seconds
 
     def check(self) -> None:
-        """Raises FloatingPointError, naming loss, iteration and images, when one not looked at yet is NaN or infinite."""
+        """Raises FloatingPointError, naming loss, iteration and images, when one not looked at yet is not finite."""
         for entry in self._entries[self._checked :]:
             wrong = {name: value for name, value in entry.losses().items() if not math.isfinite(value)}
             if wrong:

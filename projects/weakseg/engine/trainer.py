@@ -219,6 +219,9 @@ class Trainer(TrainerBase):
     @classmethod
     def evaluate(cls, cfg: CfgNode, *, resume: bool = False) -> dict:
         """Test a checkpoint without training: the last one of OUTPUT_DIR when `resume`, else MODEL.WEIGHTS."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.BACKBONE.WEIGHTS = ""  # the checkpoint holds the backbone too
         model = cls.build_model(cfg)
         ema = ModelEMA(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         checkpointer = Checkpointer(

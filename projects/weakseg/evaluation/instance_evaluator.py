@@ -10,9 +10,9 @@ from collections import OrderedDict
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.utils.logger import create_small_table
 from numpy import ndarray
 from pycocotools import mask as rle_tools
+from tabulate import tabulate
 
 from weakseg.evaluation.gather import gather_by_image
 from weakseg.evaluation.truth import Truth
@@ -57,7 +57,8 @@ class InstanceEvaluator(DatasetEvaluator):
                 truth, predictions, task=task, sizes=sizes, num_classes=self._truth.num_things
             )
             results[task] = self._scores(precision)
-            logger.info("Instances, %s:\n%s", task, create_small_table(results[task]))
+            table = tabulate(results[task].items(), ["", task], tablefmt="pipe", floatfmt=".2f")
+            logger.info("Average precision of instances:\n%s", table)
         return results
 
     def _scores(self, precision: ndarray) -> dict[str, float]:

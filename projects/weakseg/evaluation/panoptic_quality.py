@@ -33,7 +33,8 @@ class PanopticCounts:
 
     @classmethod
     def zeros(cls, num_classes: int) -> PanopticCounts:
-        return cls(*(np.zeros(num_classes, np.int64) for _ in range(3)), np.zeros(num_classes))
+        integers = np.zeros((3, num_classes), np.int64)
+        return cls(integers[0], integers[1], integers[2], np.zeros(num_classes))
 
     def __add__(self, other: PanopticCounts) -> PanopticCounts:
         return PanopticCounts(
@@ -115,7 +116,7 @@ def panoptic_quality(counts: PanopticCounts, num_things: int) -> dict[str, float
     return results
 
 
-def _overlaps(truth: ndarray, truth_ids: Sequence[int], prediction: ndarray, predicted_ids: Sequence[int]) -> ndarray:
+def _overlaps(truth: ndarray, truth_ids: Sequence[int], prediction: ndarray, predicted_ids: ndarray) -> ndarray:
     """Pixels per pair of segments (2 + T, 2 + P) int64: first void, then the segments, last all other ids."""
     if truth.shape != prediction.shape:
         raise ValueError(f"panoptic quality: expected id maps of one size; found {prediction.shape} for {truth.shape}.")
@@ -125,7 +126,7 @@ def _overlaps(truth: ndarray, truth_ids: Sequence[int], prediction: ndarray, pre
     return np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
 
 
-def _positions(id_map: ndarray, ids: Sequence[int], *, step: int = 1) -> ndarray:
+def _positions(id_map: ndarray, ids: Sequence[int] | ndarray, *, step: int = 1) -> ndarray:
     """`step` times (1 + the position of each pixel's id in `ids`), flat, int64; 0 for void, and an id that is not there
     comes after the last."""
     position = {0: 0} | {int(segment_id): row for row, segment_id in enumerate(ids, start=1)}

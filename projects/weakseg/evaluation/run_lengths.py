@@ -13,8 +13,9 @@ def run_lengths(segmentation: list | dict, height: int, width: int) -> ndarray:
     """Lengths (R,) int64 of alternating runs off and on the mask, down the columns from left to right, of COCO polygons
     or run lengths. Raises ValueError when they are damaged or of another image size."""
     if isinstance(segmentation, list):
-        segmentation = rle_tools.merge(rle_tools.frPyObjects(segmentation, height, width))
-    counts = segmentation["counts"]
+        counts = rle_tools.merge(rle_tools.frPyObjects(segmentation, height, width))["counts"]
+    else:
+        counts = segmentation["counts"]
     runs = np.array(counts, np.int64) if isinstance(counts, list) else _parsed(counts)
     if runs.sum() != height * width or (runs < 0).any():
         raise ValueError(f"expected run lengths of {width} x {height} pixels; found {runs.sum()} pixels.")

@@ -1,4 +1,4 @@
-"""The views of an image, and prediction with more inputs than an image."""
+"""The views of an image, and prediction on one image."""
 
 from weakseg.inference.views import View, plain_view
 

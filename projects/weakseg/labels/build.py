@@ -70,8 +70,11 @@ def decode_segmentation(segmentation: list | dict, height: int, width: int) -> n
     else:
         if list(segmentation["size"]) != [height, width]:
             raise ValueError(f"a mask of {segmentation['size'][1]} x {segmentation['size'][0]} pixels")
-        counts = segmentation["counts"]
-        runs = coco_mask.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
+        runs = segmentation
+        if isinstance(segmentation["counts"], list):
+            if sum(segmentation["counts"]) != height * width:
+                raise ValueError(f"run lengths of {sum(segmentation['counts'])} pixels")
+            runs = coco_mask.frPyObjects(segmentation, height, width)
     return coco_mask.decode(runs).astype(bool)
 
 

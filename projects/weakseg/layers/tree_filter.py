@@ -1,15 +1,17 @@
 """Smoothing along the minimum spanning tree of an image's pixels: every pixel averages all others, weighted by the
 product of the edge similarities on the tree path between them (Point2Mask card, section 3.3).
 
-Sums over paths are taken by doubling: with A the matrix that takes a vertex to its parent, the sum over all ancestors
-is (I - A)^-1 = (I + A)(I + A^2)(I + A^4)..., so a tree of depth D needs log2(D) steps instead of D, over all images
-and channels at once. Rows stand in the order of their depth: a step touches only the vertices deep enough for it.
+Sums over paths are taken by cyclic reduction: all vertices at odd depth are eliminated at once, which leaves a tree of
+about half as many whose edges carry the products; after log2(depth) steps only the roots are left, and the eliminated
+vertices follow backwards. Every vertex is eliminated once, so the work is linear as in a walk over the depth levels,
+but in some twenty operations instead of a thousand, for all images and channels together.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +26,10 @@ class Tree:
     """Rooted spanning trees of B images with N = H * W pixels each; vertex y * W + x, the root is vertex 0.
 
     parent (B, N) int64, the parent of each vertex; the root's is itself.
-    order (B * N,) int64: the vertices of all images, as b * N + vertex, by depth ("rows").
-    ancestors[k] (R,) int64: of the last R rows, which are those of depth 2^k or more, the row of the 2^k-th ancestor;
-    ancestors[0] are the parents, and always there.
+    order (B * N,) int64: the vertices of all images, as b * N + vertex, in the order in which sums are taken ("rows"):
+    the roots, then by falling power of two that divides the depth.
+    ancestors[k] (R_k,) int64: for the R_k rows after the roots whose depth is a multiple of 2^k, the row of the 2^k-th
+    ancestor. ancestors[0] are the parents, and always there.
     """
 
     parent: Tensor
@@ -46,7 +49,7 @@ def minimum_spanning_tree(guide: Tensor) -> Tree:
     values = guide.detach().float().cpu().flatten(2).numpy()
     parents = [_parents(image, start, end) for image in values]
     parent = np.stack(parents) if batch else np.zeros((0, height * width), dtype=np.int64)
-    order, ancestors = _rows_by_depth(parent)
+    order, ancestors = _reduction_order(parent)
     tensors = [torch.from_numpy(array).to(guide.device) for array in (parent, order, *ancestors)]
     return Tree(tensors[0], tensors[1], tensors[2:])
 
@@ -105,24 +108,39 @@ class _PathSum(torch.autograd.Function):
 def _path_sums(rows: Tensor, weight: Tensor, tree: Tree) -> tuple[Tensor, Tensor]:
     """rows (B * N, K) in row order (overwritten); weight (B * N, 1) to the parent, 0 at roots. Returns the sums over
     each vertex's subtree (card: U) and over the whole tree (card: G), both weighted by the path."""
-    weights = _doubled_weights(weight, tree)
-    for ancestor, path_weight in zip(tree.ancestors, weights):
-        deep = len(rows) - len(ancestor)
-        rows.index_add_(0, ancestor, rows[deep:] * path_weight)
+    steps = _reduction_steps(weight, tree)
+    for _, odd in steps:
+        rows.index_add_(0, odd.ancestor, rows[odd.rows] * odd.weight)
+    for even, _ in reversed(steps):
+        rows.index_add_(0, even.ancestor, rows[even.rows] * even.weight)
     path_sum = (1 - weight * weight) * rows
-    for ancestor, path_weight in zip(tree.ancestors, weights):
-        deep = len(rows) - len(ancestor)
-        path_sum[deep:] += path_sum[ancestor] * path_weight
+    for even, _ in steps:
+        path_sum[even.rows].addcmul_(path_sum.index_select(0, even.ancestor), even.weight)
+    for _, odd in reversed(steps):
+        path_sum[odd.rows].addcmul_(path_sum.index_select(0, odd.ancestor), odd.weight)
     return rows, path_sum
 
 
-def _doubled_weights(weight: Tensor, tree: Tree) -> list[Tensor]:
-    """Per step k the product (R, 1) of the similarities up to the 2^k-th ancestor."""
-    weights = [weight[len(tree.parent) :]]
-    for nearer, ancestor in pairwise(tree.ancestors):
-        previous, halfway = weights[-1], nearer[-len(ancestor) :]
-        weights.append(previous[-len(ancestor) :] * previous[halfway - (len(weight) - len(previous))])
-    return weights
+class _Edges(NamedTuple):
+    """Rows, and for each the row of its ancestor and the product (R, 1) of the similarities up to it."""
+
+    rows: slice
+    ancestor: Tensor
+    weight: Tensor
+
+
+def _reduction_steps(weight: Tensor, tree: Tree) -> list[tuple[_Edges, _Edges]]:
+    """Per step the vertices that stay (at even depth in the tree that is left) and those that are eliminated (odd)."""
+    roots = len(tree.parent)
+    steps = []
+    path_weight = weight[roots:]
+    for ancestor, next_ancestor in zip_longest(tree.ancestors, tree.ancestors[1:], fillvalue=()):
+        evens = len(next_ancestor)
+        even = _Edges(slice(roots, roots + evens), ancestor[:evens], path_weight[:evens])
+        odd = _Edges(slice(roots + evens, roots + len(ancestor)), ancestor[evens:], path_weight[evens:])
+        steps.append((even, odd))
+        path_weight = even.weight * path_weight[even.ancestor - roots]
+    return steps
 
 
 def _row_weights(similarity: Tensor, tree: Tree) -> Tensor:
@@ -132,12 +150,12 @@ def _row_weights(similarity: Tensor, tree: Tree) -> Tensor:
 
 
 def _to_rows(values: Tensor, tree: Tree) -> Tensor:
-    return values.flatten(2).transpose(1, 2).flatten(0, 1)[tree.order]
+    return values.flatten(2).transpose(1, 2).flatten(0, 1).index_select(0, tree.order)
 
 
 def _from_rows(rows: Tensor, tree: Tree, shape: torch.Size) -> Tensor:
     pixels = torch.empty_like(rows)
-    pixels[tree.order] = rows
+    pixels[tree.order] = rows  # ten times faster than index_copy_ on a CPU
     return pixels.unflatten(0, tree.parent.shape).transpose(1, 2).reshape(shape)
 
 
@@ -161,17 +179,18 @@ def _parents(guide: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarra
     return parent.astype(np.int64)
 
 
-def _rows_by_depth(parent: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+def _reduction_order(parent: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """`Tree.order` and `Tree.ancestors` of the parents (B, N)."""
     batch, pixels = parent.shape
-    flat = (parent + pixels * np.arange(batch)[:, None]).ravel()
-    jumps, depth = [flat], (flat != np.arange(batch * pixels)).astype(np.int64)
-    while (more := depth[jumps[-1]]).any():
-        depth = depth + more
+    jumps = [(parent + pixels * np.arange(batch)[:, None]).ravel()]
+    depth = (jumps[0] != np.arange(batch * pixels)).astype(np.int64)
+    while (beyond := depth[jumps[-1]]).any():
+        depth = depth + beyond
         jumps.append(jumps[-1][jumps[-1]])
-    order = np.argsort(depth, kind="stable")
+    jumps = jumps[: max(int(depth.max(initial=0)).bit_length(), 1)]
+    divisor = np.where(depth > 0, depth & -depth, 2 ** len(jumps))
+    order = np.argsort(-divisor, kind="stable")
     row = np.empty_like(order)
     row[order] = np.arange(len(order))
-    steps = max(int(depth.max(initial=0)).bit_length(), 1)
-    deep = [order[np.searchsorted(depth[order], 2**k) :] for k in range(steps)]
-    return order, [row[jump[vertices]] for jump, vertices in zip(jumps, deep)]
+    kept = [order[batch : np.count_nonzero(divisor >= 2**k)] for k in range(len(jumps))]
+    return order, [row[jump[vertices]] for jump, vertices in zip(jumps, kept)]

@@ -39,9 +39,8 @@ def test_labelled_pixels_are_those_of_the_resized_mask(seed):
         mask.flat[pixel] = 1
         resized = cv2.resize(mask, (new_width, new_height), interpolation=cv2.INTER_NEAREST)
         expected += [(x + 0.5, y + 0.5, target, target % 3 != 0) for y, x in zip(*np.nonzero(resized))]
-    rows = [
-        (*p, t, s) for p, t, s in zip(*(v.tolist() for v in (found.points, found.point_target, found.point_positive)))
-    ]
+    values = (found.points.tolist(), found.point_target.tolist(), found.point_positive.tolist())
+    rows = [(*point, target, is_positive) for point, target, is_positive in zip(*values)]
     assert sorted(rows) == sorted(expected)
     assert found.image_size == (new_height, new_width)
     torch.testing.assert_close(found.classes, weak.classes)
@@ -112,7 +111,8 @@ def test_training_flips_half_of_the_images(cfg):
     cfg.INPUT.RANDOM_FLIP = "horizontal"
     augment, generator = build_augmentation(cfg, True), np.random.default_rng(0)
     image = np.zeros((10, 16, 3), dtype=np.uint8)
-    x = [augment(image, labels([(1.5, 1.5)], (10, 16)), {}, generator)[1].points[0, 0].item() for _ in range(200)]
-    assert set(x) == {3.0, 29.0} and 70 < x.count(29.0) < 130
+    weak = labels([(1.25, 1.25)], (10, 16))
+    x = [augment(image, weak, {}, generator)[1].points[0, 0].item() for _ in range(200)]
+    assert set(x) == {2.5, 29.5} and 70 < x.count(29.5) < 130
     test_view = build_augmentation(cfg, False)
     assert (test_view.flip_probability, test_view.short_sides) == (0.0, (cfg.INPUT.MIN_SIZE_TEST,))

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch.nn import functional as F
-
 from weakseg.methods.point2mask.neck import Neck
 
 

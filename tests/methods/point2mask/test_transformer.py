@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from torch import nn
-
 from weakseg.layers.position_encoding import encoder_reference_points
 from weakseg.methods.point2mask.transformer import DeformableEncoder, LocationDecoder, refine_box
 
@@ -83,7 +82,7 @@ def test_only_the_first_reference_carries_gradient(layer):
     location = decoder(torch.randn(2, TOKENS, 16), **no_padding())
     location.boxes[layer].sum().backward()
     for earlier in range(layer):
-        assert decoder.box_branches[earlier][-1].weight.grad is None
+        assert not decoder.box_branches[earlier][-1].weight.grad.any()
     assert decoder.box_branches[layer][-1].weight.grad.abs().sum() > 0
     assert decoder.reference_points.weight.grad.abs().sum() > 0
 
@@ -122,10 +121,10 @@ def test_what_lies_in_the_padding_changes_nothing_inside():
     padding[0, [4, 9, 14, 19, 22, 25]] = True
     inputs = {"reference": encoder_reference_points(SIZES, torch.ones(1, 4, 2)), "padding": padding, "sizes": SIZES}
     expected = encoder(tokens, position, **inputs)
-    changed = tokens + 100 * padding[..., None]
+    changed = tokens + 100 * padding[..., None] * torch.randn_like(tokens)
     actual = encoder(changed, position, **inputs)
     torch.testing.assert_close(actual[~padding], expected[~padding])
-    assert (actual[padding] - expected[padding]).abs().max() > 1e-3
+    assert not torch.allclose(actual[padding], expected[padding], atol=0.1)
 
 
 def test_an_encoder_layer_is_attention_norm_feed_forward_norm():

@@ -27,7 +27,7 @@ def resize_labelled_pixels(labels: WeakLabels, size: tuple[int, int]) -> WeakLab
     The new points are pixel centres, each with the target and sign of the point it came from.
     """
     rows, columns = (_source_index(old, new) for old, new in zip(labels.image_size, size))
-    x, y = labels.points.floor().long().unbind(1)
+    x, y = labels.points.floor().long().T.contiguous()
     point, new_y, new_x = _filled_pixels(y, x, rows, columns)
     return resize(labels, size).replace(
         points=torch.stack([new_x, new_y], dim=1) + 0.5,

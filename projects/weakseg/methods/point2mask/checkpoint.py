@@ -63,7 +63,7 @@ _NAMES = (
     ("bbox_head.memory_proj.layer.{}.", "embedding_head.{}."),
     ("bbox_head.boundary_proj.layer.{}.", "boundary_head.{}."),
 )
-"""Beginning of a published name, of the name in `Point2MaskNetwork`; {} is an index. The first entry that fits counts."""
+"""Beginning of a published name, and of the name in `Point2MaskNetwork`; {} is an index. The first that fits counts."""
 
 
 def to_ours(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

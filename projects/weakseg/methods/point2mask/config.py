@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
 
+from weakseg.methods.point2mask.loss_weights import LossWeights
+
 
 def add_point2mask_config(cfg: CN) -> None:
     """Add `MODEL.POINT2MASK` to the config, in place."""
@@ -59,3 +61,57 @@ def add_point2mask_config(cfg: CN) -> None:
     node.TEST.OVERLAP_THRESH_STUFF = 0.2
     # Also run the semantic decoder, for mean IoU.
     node.TEST.SEMANTIC = True
+
+
+def network_arguments(cfg: CN) -> dict:
+    """Keyword arguments of `Point2MaskNetwork`, class counts aside."""
+    node = cfg.MODEL.POINT2MASK
+    return {
+        "hidden_dim": node.HIDDEN_DIM,
+        "ffn_dim": node.FFN_DIM,
+        "num_heads": node.NUM_HEADS,
+        "num_points": node.NUM_POINTS,
+        "enc_layers": node.ENC_LAYERS,
+        "dec_layers": node.DEC_LAYERS,
+        "num_queries": node.NUM_QUERIES,
+        "dropout": node.DROPOUT,
+        "thing_layers": node.THING_LAYERS,
+        "stuff_layers": node.STUFF_LAYERS,
+        "semantic_layers": node.SEMANTIC_LAYERS,
+        "embed_dim": node.EMBED_DIM,
+    }
+
+
+def criterion_arguments(cfg: CN) -> dict:
+    """Keyword arguments of `Criterion`, class counts aside."""
+    node = cfg.MODEL.POINT2MASK
+    return {
+        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
+        "pixel_std": list(cfg.MODEL.PIXEL_STD),
+        "channel_order": cfg.INPUT.FORMAT,
+        "temperature": node.TEMPERATURE,
+        "ramp_iters": node.LOSS_RAMP_ITERS,
+        "weights": LossWeights(
+            classification=node.LOSS.CLASS_WEIGHT,
+            box=node.LOSS.BOX_WEIGHT,
+            giou=node.LOSS.GIOU_WEIGHT,
+            mask=node.LOSS.MASK_WEIGHT,
+            stuff_class_factor=node.LOSS.STUFF_CLASS_FACTOR,
+            color=node.LOSS.COLOR_WEIGHT,
+            tree=node.LOSS.TREE_WEIGHT,
+        ),
+        "official": node.OFFICIAL_COMPAT,
+    }
+
+
+def transport_arguments(cfg: CN) -> dict:
+    """Keyword arguments of `make_pseudo_labels` that a config decides."""
+    node = cfg.MODEL.POINT2MASK
+    return {
+        "stride": node.GRAPH.STRIDE,
+        "epsilon": node.OT.EPS,
+        "iterations": node.OT.ITERS,
+        "lambda_probability": node.GRAPH.LAMBDA_PROB,
+        "lambda_boundary": node.GRAPH.LAMBDA_BOUNDARY,
+        "lambda_feature": node.GRAPH.LAMBDA_FEATURE,
+    }

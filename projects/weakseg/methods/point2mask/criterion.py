@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from weakseg.layers.color import denormalize, rgb_to_lab
 from weakseg.layers.position_encoding import level_paddings
 from weakseg.methods.point2mask.embedding_losses import boundary_loss, contrastive_loss
-from weakseg.methods.point2mask.loss_weights import loss_ramp, scale_losses
+from weakseg.methods.point2mask.loss_weights import LossWeights, loss_ramp, scale_losses
 from weakseg.methods.point2mask.mask_losses import dice_losses, stuff_losses, stuff_presence
 from weakseg.methods.point2mask.pseudo_labels import PseudoLabels
 from weakseg.methods.point2mask.semantic_losses import (
@@ -30,24 +30,6 @@ from weakseg.methods.point2mask.semantic_losses import (
 from weakseg.methods.point2mask.set_losses import Matches, location_losses
 from weakseg.methods.point2mask.targets import PointTargets
 from weakseg.methods.point2mask.transformer import Location
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of card table 3.10. `classification`, `box` and `giou` also weigh the matching costs."""
-
-    classification: float = 2.0
-    box: float = 5.0
-    giou: float = 2.0
-    mask: float = 2.0
-    stuff_class_factor: float = 2.0
-    color: float = 3.0
-    tree: float = 3.0
-
-    @property
-    def location(self) -> dict[str, float]:
-        """Keyword arguments of `match` and `location_losses`."""
-        return {"class_weight": self.classification, "box_weight": self.box, "giou_weight": self.giou}
 
 
 @dataclass

@@ -14,11 +14,12 @@ from weakseg.data.catalog import class_counts, metadata_of
 from weakseg.heads import WEAK_HEAD_REGISTRY, WeakHead
 from weakseg.inference.views import View
 from weakseg.labels import LabelKind
-from weakseg.methods.point2mask.criterion import Criterion, LossWeights, Outputs
+from weakseg.methods.point2mask.config import criterion_arguments, network_arguments, transport_arguments
+from weakseg.methods.point2mask.criterion import Criterion, Outputs
 from weakseg.methods.point2mask.merge import panoptic_merge, semantic_map, top_pairs
 from weakseg.methods.point2mask.network import Encoded, Point2MaskNetwork
 from weakseg.methods.point2mask.pseudo_labels import PseudoLabels, make_pseudo_labels
-from weakseg.methods.point2mask.semantic_losses import DilatedPoints, dilate_points
+from weakseg.methods.point2mask.semantic_losses import NO_CLASS, DilatedPoints, dilate_points
 from weakseg.methods.point2mask.set_losses import match
 from weakseg.methods.point2mask.targets import PointTargets, point_targets, true_labels
 
@@ -67,8 +68,9 @@ class Point2MaskHead(WeakHead):
         with_semantic: bool = True,
         official: bool = False,
     ):
-        """from_masks: learn from true masks instead of points; transport: keyword arguments of `make_pseudo_labels`
-        (stride, epsilon, iterations, lambda_...); transport_warmup: iterations of phase 1; thresholds: (things, stuff)."""
+        """from_masks: learn from true masks instead of points; transport_warmup: iterations of phase 1; transport:
+        keyword arguments of `make_pseudo_labels` (stride, epsilon, iterations, lambda_...); thresholds: (things, stuff).
+        """
         super().__init__()
         self.network, self.criterion = network, criterion
         self.in_features = in_features
@@ -92,59 +94,17 @@ class Point2MaskHead(WeakHead):
     def from_config(cls, cfg, input_shape) -> dict:
         node = cfg.MODEL.POINT2MASK
         num_things, num_stuff = class_counts(metadata_of(cfg))
-        network = Point2MaskNetwork(
-            [input_shape[name].channels for name in node.IN_FEATURES],
-            num_things=num_things,
-            num_stuff=num_stuff,
-            hidden_dim=node.HIDDEN_DIM,
-            ffn_dim=node.FFN_DIM,
-            num_heads=node.NUM_HEADS,
-            num_points=node.NUM_POINTS,
-            enc_layers=node.ENC_LAYERS,
-            dec_layers=node.DEC_LAYERS,
-            num_queries=node.NUM_QUERIES,
-            dropout=node.DROPOUT,
-            thing_layers=node.THING_LAYERS,
-            stuff_layers=node.STUFF_LAYERS,
-            semantic_layers=node.SEMANTIC_LAYERS,
-            embed_dim=node.EMBED_DIM,
-        )
-        criterion = Criterion(
-            num_things=num_things,
-            num_stuff=num_stuff,
-            pixel_mean=list(cfg.MODEL.PIXEL_MEAN),
-            pixel_std=list(cfg.MODEL.PIXEL_STD),
-            channel_order=cfg.INPUT.FORMAT,
-            temperature=node.TEMPERATURE,
-            ramp_iters=node.LOSS_RAMP_ITERS,
-            weights=LossWeights(
-                classification=node.LOSS.CLASS_WEIGHT,
-                box=node.LOSS.BOX_WEIGHT,
-                giou=node.LOSS.GIOU_WEIGHT,
-                mask=node.LOSS.MASK_WEIGHT,
-                stuff_class_factor=node.LOSS.STUFF_CLASS_FACTOR,
-                color=node.LOSS.COLOR_WEIGHT,
-                tree=node.LOSS.TREE_WEIGHT,
-            ),
-            official=node.OFFICIAL_COMPAT,
-        )
+        classes = {"num_things": num_things, "num_stuff": num_stuff}
+        in_channels = [input_shape[name].channels for name in node.IN_FEATURES]
         return {
-            "network": network,
-            "criterion": criterion,
+            "network": Point2MaskNetwork(in_channels, **classes, **network_arguments(cfg)),
+            "criterion": Criterion(**classes, **criterion_arguments(cfg)),
             "in_features": tuple(node.IN_FEATURES),
-            "num_things": num_things,
-            "num_stuff": num_stuff,
+            **classes,
             "from_masks": LabelKind.MASKS.value in cfg.INPUT.SUPERVISION,
             "point_dilation": node.POINT_DILATION,
             "transport_warmup": node.OT.WARMUP_ITERS,
-            "transport": {
-                "stride": node.GRAPH.STRIDE,
-                "epsilon": node.OT.EPS,
-                "iterations": node.OT.ITERS,
-                "lambda_probability": node.GRAPH.LAMBDA_PROB,
-                "lambda_boundary": node.GRAPH.LAMBDA_BOUNDARY,
-                "lambda_feature": node.GRAPH.LAMBDA_FEATURE,
-            },
+            "transport": transport_arguments(cfg),
             "backbone_multiplier": cfg.SOLVER.BACKBONE_MULTIPLIER,
             "topk": node.TEST.TOPK,
             "quality_thresholds": (node.TEST.QUALITY_THRESH_THING, node.TEST.QUALITY_THRESH_STUFF),
@@ -193,14 +153,37 @@ class Point2MaskHead(WeakHead):
         self.iteration += 1
 
     @torch.no_grad()
-    def pseudo_labels(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> PseudoLabels:
-        """What the points of a batch are grown to with the network as it is."""
+    def pseudo_labels(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> list[dict]:
+        """Per image "panoptic_seg": its instances' masks, then a segment per stuff class of the semantic pseudo label;
+        where the points leave a pixel open it is void."""
+        targets, pseudo = self.grow_points(features, images, batch)
+        results = []
+        for b, (height, width) in enumerate(images.image_sizes):
+            owner, semantic = pseudo.instance_map[b][:height, :width], pseudo.semantic[b, :height, :width]
+            classes = targets.classes[b]
+            is_stuff = (owner < 0) & (semantic >= self.num_things) & (semantic != NO_CLASS)
+            ids = torch.where(is_stuff, len(classes) + 1 + semantic - self.num_things, owner + 1)
+            kinds = classes.tolist() + list(range(self.num_things, self.num_things + self.num_stuff))
+            areas = torch.bincount(ids.flatten(), minlength=len(kinds) + 1)[1:].tolist()
+            segments = [
+                {"id": k + 1, "category_id": kind, "isthing": kind < self.num_things, "area": area}
+                for k, (kind, area) in enumerate(zip(kinds, areas))
+                if area
+            ]
+            results.append({"panoptic_seg": (ids.int(), segments)})
+        return results
+
+    @torch.no_grad()
+    def grow_points(
+        self, features: dict[str, Tensor], images: ImageList, batch: list[dict]
+    ) -> tuple[PointTargets, PseudoLabels]:
+        """The labelled pixels of a batch, and what they are grown to with the network as it is."""
         labels = [sample["weak"].to(images.tensor.device) for sample in batch]
         encoded = self._encode(features, images)
         semantic, _ = self.network.semantic(encoded, last_only=True)
         embedding, boundary = self.network.embed(encoded)
         targets, dilated = self._points(labels, images)
-        return self._transport(semantic[-1], boundary, embedding, targets, dilated, images)
+        return targets, self._transport(semantic[-1], boundary, embedding, targets, dilated, images)
 
     def _encode(self, features: dict[str, Tensor], images: ImageList) -> Encoded:
         return self.network.encode([features[name] for name in self.in_features], images.image_sizes, _size(images))

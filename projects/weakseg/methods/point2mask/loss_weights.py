@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of card table 3.10. `classification`, `box` and `giou` also weigh the matching costs."""
+
+    classification: float = 2.0
+    box: float = 5.0
+    giou: float = 2.0
+    mask: float = 2.0
+    stuff_class_factor: float = 2.0
+    color: float = 3.0
+    tree: float = 3.0
+
+    @property
+    def location(self) -> dict[str, float]:
+        """Keyword arguments of `match` and `location_losses`."""
+        return {"class_weight": self.classification, "box_weight": self.box, "giou_weight": self.giou}
+
 
 SCALING = {
     "loss_sem_cls": (None, False),

@@ -148,7 +148,7 @@ class MaskAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, D) to (B, heads, N, D / heads)."""
-        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+        return x.view(*x.shape[:2], self.num_heads, x.shape[2] // self.num_heads).transpose(1, 2)
 
     def _masks(self, logits: Tensor, padding: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         """Masks (B, N, h0, w0) from attention logits (B, heads, N, S3)."""

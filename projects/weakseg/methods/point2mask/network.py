@@ -116,7 +116,7 @@ class Point2MaskNetwork(nn.Module):
         )
 
     def thing_masks(self, queries: Tensor, encoded: Encoded, *, last_only: bool = False) -> Tensor:
-        """Masks (L, B, N, h0, w0) >= 0, decided at 0.5, of the location decoder's states `queries` (B, N, D). Queries do
+        """Masks (L, B, N, h0, w0) >= 0, decided at 0.5, of the location decoder's states `queries` (B, N, D), which do
         not see each other. With `last_only` L is 1."""
         states, masks = self.thing_decoder(queries, **encoded.mask_inputs(), last_only=last_only)
         if last_only:

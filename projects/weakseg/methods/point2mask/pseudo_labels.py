@@ -83,7 +83,7 @@ def make_pseudo_labels(
         "lambda_boundary": lambda_boundary,
         "lambda_feature": lambda_feature,
     }
-    options = {"phase": phase, "stride": stride, "epsilon": epsilon, "iterations": iterations, "official": official}
+    options = {"stride": stride, "epsilon": epsilon, "iterations": iterations, "official": official}
     with torch.autocast(semantic_logits.device.type, enabled=False):
         probabilities = present_probabilities(semantic_logits, dilated)
         graph = pixel_graph(probabilities, boundary_logits, embedding, size, stride=stride, **lambdas)
@@ -100,11 +100,12 @@ def make_pseudo_labels(
             instance_map = torch.full_like(semantic[i], NOBODY)
             kept = taking_part[i]
             if len(kept):
-                likelihood = class_likelihood(probability, present_classes[i], classes[i][kept], num_things)
-                own_points = torch.cat(
-                    [torch.searchsorted(kept, points[i][:, :1].contiguous()), points[i][:, 1:]], dim=1
-                )
-                label = _deal(graph[i], own_points, likelihood, best_class >= num_things, size, **options)
+                likelihood = None
+                if phase == 2:
+                    likelihood = class_likelihood(probability, present_classes[i], classes[i][kept], num_things)
+                rank = torch.searchsorted(kept, points[i][:, :1].contiguous())
+                own_points = torch.cat([rank, points[i][:, 1:]], dim=1)
+                label = _deal(graph[i], own_points, len(kept), best_class >= num_things, likelihood, size, **options)
                 instance_map[:height, :width] = torch.where(label < 0, NOBODY, kept[label])
             instance_maps.append(instance_map)
             boxes.append(boxes_of(instance_map, len(classes[i]), image_size))
@@ -158,11 +159,11 @@ def class_likelihood(probability: Tensor, present: Tensor, classes: Tensor, num_
 def _deal(
     graph: Tensor,
     points: Tensor,
-    likelihood: Tensor,
+    instances: int,
     is_stuff: Tensor,
+    likelihood: Tensor | None,
     size: tuple[int, int],
     *,
-    phase: int,
     stride: int,
     epsilon: float,
     iterations: int,
@@ -170,17 +171,19 @@ def _deal(
 ) -> Tensor:
     """The instance (H', W') that each pixel of one image goes to, -1 where `is_stuff` (H', W').
 
-    graph (h, w, 8); points (P, 3) rows (instance, y, x); likelihood (m, H', W'); the graph covers `size` >= (H', W').
+    graph (h, w, 8) over the batch image of `size` (H, W); points (P, 3) rows (instance, y, x), instances 0..m-1;
+    likelihood (m, H', W') of the classes, None in phase 1.
     """
-    instances, height, width = likelihood.shape
+    height, width = is_stuff.shape
     cost = _resize(point_distance(graph, points, instances, stride=stride), size)[:, :height, :width]
-    if phase == 1:
+    if likelihood is None:
         supply, demand = nearest_supply(cost)
     else:
         owner = grown_masks(cost / (cost.max() + 1e-5), likelihood, is_stuff)
         centres = centre_cells(owner, points, instances, graph.shape[:2], stride=stride, official=official)
         distance = centre_distance(graph, centres)
-        distance = _resize(distance / (distance.max() + 1e-5), size)[:, :height, :width]
+        farthest = distance[:, : -(-height // stride), : -(-width // stride)].max()
+        distance = _resize(distance / (farthest + 1e-5), size)[:, :height, :width]
         supply, demand = mask_supply(grown_masks(distance, likelihood, is_stuff), instances)
     label = transport_labels(cost.flatten(1), supply, demand.flatten(), epsilon=epsilon, iterations=iterations)
     return label.view(height, width).masked_fill(is_stuff, NOBODY)
@@ -231,5 +234,7 @@ def _best_class(probability: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, half-pixel centres, no antialiasing; (N, h, w) or (N, C, h, w) to `size`."""
+    if not len(maps):  # an image without any labelled class
+        return maps.new_zeros(*maps.shape[:-2], *size)
     stack = maps if maps.dim() == 4 else maps[None]
     return F.interpolate(stack, size=size, mode="bilinear", align_corners=False).view(*maps.shape[:-2], *size)

@@ -17,7 +17,7 @@ class Location:
     """What the location decoder says of its queries, for each of its L layers.
 
     states (L, B, Q, D); class_logits (L, B, Q, T), one sigmoid per thing class, no background channel; boxes
-    (L, B, Q, 4) as (cx, cy, w, h) in [0, 1] of the unpadded image; initial_reference (B, Q, 2) as (x, y), the same unit.
+    (L, B, Q, 4) as (cx, cy, w, h) in [0, 1] of the unpadded image; initial_reference (B, Q, 2) as (x, y), same unit.
     """
 
     states: Tensor
@@ -139,9 +139,7 @@ class _FeedForward(nn.Module):
 class _EncoderLayer(nn.Module):
     def __init__(self, dim: int, *, ffn_dim: int, num_heads: int, num_points: int, dropout: float):
         super().__init__()
-        self.attention = MultiScaleDeformableAttention(
-            dim, num_heads=num_heads, num_points=num_points, dropout=dropout
-        )
+        self.attention = MultiScaleDeformableAttention(dim, num_heads=num_heads, num_points=num_points, dropout=dropout)
         self.attention_norm = nn.LayerNorm(dim)
         self.ffn = _FeedForward(dim, ffn_dim, dropout)
         self.ffn_norm = nn.LayerNorm(dim)

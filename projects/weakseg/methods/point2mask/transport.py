@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 _FLOOR = 1e-8  # added to supply and demand before the logarithm (card 3.4)
-_MARGIN = 100.0  # in units of epsilon: lead of a pixel's best instance from which the pixel counts as wholly its own
-_BLOCK = 10  # iterations between two looks at what the margin left out
+_MARGIN = 200.0  # in units of epsilon: lead of a pixel's best instance from which the pixel counts as wholly its own
+_BLOCK = 40  # iterations between two looks at what the margin left out
+_PART = 65536  # pixels
 _LOG_ACCURACY = math.log(1e-12)  # largest share of an instance's mass that may be left out
 
 
@@ -36,7 +37,9 @@ def transport_labels(
     if instances < 2:
         return torch.full((pixels,), instances - 1, dtype=torch.int64, device=cost.device)
     potentials = sinkhorn_potentials(cost, supply, demand, epsilon=epsilon, iterations=iterations)
-    return (potentials[:, None] - cost).max(dim=0).indices
+    # In parts: float64 values of all pixels at once are slower to allocate than to compute.
+    parts = [(potentials[:, None] - part).max(dim=0).indices for part in cost.split(_PART, dim=1)]
+    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -46,32 +49,43 @@ def sinkhorn_potentials(
     """The instances' potentials u (n,) float64, in units of the cost, after `iterations` from 0; arguments as in
     `transport_labels`.
 
-    Only pixels near the border of two cells change hands. The others are counted once for a block of iterations; a
-    block is kept up to the first iteration that they could have changed by more than 1e-12 of an instance's mass.
+    Only pixels near the border of two cells change hands, and for those an iteration is two products with a fixed
+    matrix. The others are counted once for a block of iterations; a block is kept up to the first iteration in which
+    they could have changed the mass of an instance by more than 1e-12 of it.
     """
     log_supply = (supply.double() + _FLOOR).log()
     weight = demand.double() + _FLOOR
-    log_total = weight.sum().log()
     potentials = torch.zeros_like(log_supply)  # in units of epsilon
     done = 0
     while done < iterations:
-        settled_mass, border = _split(cost, potentials * epsilon, weight, _MARGIN * epsilon)
-        border_cost, border_weight = cost[:, border].double() / epsilon, weight[border]
-        history, exact = [potentials], []
-        for _ in range(min(_BLOCK, iterations - done)):
-            share = torch.softmax(history[-1][:, None] - border_cost, dim=0)
-            log_mass = (settled_mass + share @ border_weight).log()
-            moved = history[-1] - potentials
-            left_out = log_total - (_MARGIN - (moved.max() - moved.min()))
-            exact.append(left_out - log_mass.min() < _LOG_ACCURACY)
-            history.append(history[-1] + log_supply - log_mass)
-        kept = int(torch.stack(exact).long().cumprod(dim=0).sum())
+        moves, is_exact = _block(cost, log_supply, weight, potentials, epsilon, min(_BLOCK, iterations - done))
+        kept = int(is_exact.long().cumprod(dim=0).sum())
         if kept == 0:
             potentials = potentials + log_supply - _log_mass(cost, potentials, weight, epsilon)
         else:
-            potentials = history[kept]
+            potentials = potentials + moves[kept - 1]
         done += max(kept, 1)
     return potentials * epsilon
+
+
+def _block(
+    cost: Tensor, log_supply: Tensor, weight: Tensor, start: Tensor, epsilon: float, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Moves of the potentials away from `start` (n,) after each iteration, (iterations, n), and whether that iteration
+    left out little enough, (iterations,) bool."""
+    settled_mass, border = _split(cost, start * epsilon, weight, _MARGIN * epsilon)
+    value = start[:, None] - cost[:, border].double() / epsilon
+    kernel = (value - value.amax(dim=0)).exp()
+    border_weight, log_total = weight[border], weight.sum().log()
+    moves, is_exact = [torch.zeros_like(start)], []
+    for _ in range(iterations):
+        move = moves[-1]
+        factor = (move - move.max()).exp()
+        log_mass = (settled_mass + factor * (kernel @ (border_weight / (factor @ kernel)))).log()
+        left_out = log_total - (_MARGIN - (move.max() - move.min()))
+        is_exact.append(left_out - log_mass.min() < _LOG_ACCURACY)
+        moves.append(move + log_supply - log_mass)
+    return torch.stack(moves[1:]), torch.stack(is_exact)
 
 
 def _split(cost: Tensor, potentials: Tensor, weight: Tensor, margin: float) -> tuple[Tensor, Tensor]:

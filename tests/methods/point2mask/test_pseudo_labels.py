@@ -1,0 +1,268 @@
+"""Pseudo labels of small scenes whose answer is known."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from weakseg.methods.point2mask.pseudo_labels import (
+    boxes_of,
+    class_likelihood,
+    make_pseudo_labels,
+    pixel_graph,
+    point_distance,
+    present_probabilities,
+)
+from weakseg.methods.point2mask.semantic_losses import dilate_points
+
+THINGS, CLASSES = 3, 5
+SIZE = (64, 96)
+OBJECTS = {0: (0, 0, 32, 32), 1: (0, 64, 64, 96), 2: (48, 8, 64, 40)}  # y0, x0, y1, x1; all of class 1, on stuff 4
+CENTRES = [(0, 16, 15), (1, 30, 80), (2, 55, 24)]
+
+
+def scene(objects=OBJECTS, size=SIZE, thing=1, stuff=4, sure=8.0):
+    """Logits (1, C, H / 8, W / 8) that know the objects, boundary logits and embedding that know nothing."""
+    logits = torch.zeros(1, CLASSES, *size)
+    logits[:, stuff] = sure
+    for y0, x0, y1, x1 in objects.values():
+        logits[0, stuff, y0:y1, x0:x1] = 0.0
+        logits[0, thing, y0:y1, x0:x1] = sure
+    small = F.avg_pool2d(logits, 8)
+    embedding = F.normalize(torch.ones(1, 4, *small.shape[2:]), dim=1)
+    return small, torch.zeros(1, *small.shape[2:]), embedding
+
+
+def point_map(points, classes, size=SIZE, with_stuff=True):
+    """(B, H, W): the points' classes and, `with_stuff`, one pixel of stuff 4."""
+    result = torch.full((len(points), *size), 255)
+    result[:, size[0] * 5 // 8, size[1] // 2] = 4 if with_stuff else 255
+    for b, rows in enumerate(points):
+        for k, y, x in rows:
+            result[b, y, x] = classes[b][k]
+    return result
+
+
+def run(points, classes, inputs=None, size=SIZE, image_sizes=None, point_size=1, with_stuff=True, **options):
+    """`points`, `classes`: lists per image of plain rows; the scene for each image where `inputs` is None."""
+    logits, boundary, embedding = inputs or [v.expand(len(points), *v.shape[1:]) for v in scene(size=size)]
+    return make_pseudo_labels(
+        logits,
+        dilate_points(point_map(points, classes, size, with_stuff), CLASSES, point_size),
+        boundary,
+        embedding,
+        [torch.tensor(c, dtype=torch.int64) for c in classes],
+        [torch.tensor(p, dtype=torch.int64).view(-1, 3) for p in points],
+        image_sizes or [size] * len(points),
+        **({"num_things": THINGS, "phase": 1, "stride": 8} | options),
+    )
+
+
+def random_inputs(size, batch=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    small = (-(-size[0] // 8), -(-size[1] // 8))
+    logits = torch.randn(batch, CLASSES, *small, generator=generator) * 2
+    embedding = F.normalize(torch.randn(batch, 6, *small, generator=generator), dim=1)
+    return logits, torch.randn(batch, *small, generator=generator), embedding
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+@pytest.mark.parametrize("official", [False, True])
+def test_each_object_goes_to_its_point(phase, official):
+    result = run([CENTRES], [[1, 1, 1]], phase=phase, official=official)
+    truth = torch.full(SIZE, -1)
+    for k, (y0, x0, y1, x1) in OBJECTS.items():
+        truth[y0:y1, x0:x1] = k
+    away_from_borders = F.max_pool2d((F.pad(truth, (4, 4, 4, 4), value=-1)[None].float()), 9, 1)[0] == truth
+    away_from_borders &= -F.max_pool2d(-(F.pad(truth, (4, 4, 4, 4), value=9)[None].float()), 9, 1)[0] == truth
+    assert float(away_from_borders.float().mean()) > 0.5
+    assert torch.equal(result.instance_map[0][away_from_borders], truth[away_from_borders])
+    semantic = torch.where(truth >= 0, 1, 4)
+    assert torch.equal(result.semantic[0][away_from_borders], semantic[away_from_borders])
+    expected = torch.tensor([[x0, y0, x1, y1] for y0, x0, y1, x1 in OBJECTS.values()]).float()
+    assert float((result.boxes[0] - expected).abs().max()) <= 4
+    assert result.instance_map[0].dtype == result.semantic.dtype == torch.int64
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_instance_without_a_point_changes_nothing_for_the_others(phase):
+    with_it = run([[(0, 16, 15), (2, 30, 80), (3, 55, 24)]], [[1, 1, 1, 1]], phase=phase)
+    without = run([CENTRES], [[1, 1, 1]], phase=phase)
+    rank = torch.tensor([0, 2, 3, -1])
+    assert torch.equal(with_it.instance_map[0], rank[without.instance_map[0]])
+    assert torch.equal(with_it.boxes[0][[0, 2, 3]], without.boxes[0])
+    assert with_it.boxes[0][1].tolist() == [24, 16, 72, 48]  # the middle half of 96 x 64
+
+
+def test_published_instance_without_a_point_is_ten_away_from_all_pixels():
+    graph = torch.full((2, 3, 8), 7.0)
+    distance = point_distance(graph, torch.tensor([[0, 0, 0], [2, 9, 9]]), 3, stride=8)
+    assert distance.tolist() == [[[0, 7, 14], [7, 7, 14]], [[10] * 3] * 2, [[7, 7, 7], [7, 0, 7]]]
+    # A dear graph: with the published rule the far pixels go to the instance that nobody pointed at.
+    options = {"inputs": random_inputs(SIZE), "lambda_probability": 50.0}
+    points, classes = [[(1, 1, 1)]], [[1, 1]]
+    assert bool((run(points, classes, official=True, **options).instance_map[0] == 0).any())
+    assert not bool((run(points, classes, official=False, **options).instance_map[0] == 0).any())
+    assert not bool((run(points, classes, official=True, phase=2, **options).instance_map[0] == 0).any())
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+@pytest.mark.parametrize("official", [False, True])
+def test_nothing_one_many_in_a_batch(phase, official):
+    points = [[], [], [(0, 30, 80)], CENTRES]
+    classes = [[], [1, 1], [1], [1, 1, 1]]
+    result = run(points, classes, phase=phase, official=official)
+    assert [boxes.shape for boxes in result.boxes] == [(0, 4), (2, 4), (1, 4), (3, 4)]
+    assert bool((result.instance_map[0] == -1).all()) and bool((result.instance_map[1] == -1).all())
+    assert result.boxes[1].tolist() == [[24, 16, 72, 48]] * 2
+    # Stuff was labelled in all images, things in the last two: elsewhere thing pixels are uncertain.
+    assert set(result.semantic[0].unique().tolist()) == {4, 255}
+    assert torch.equal(result.instance_map[2] == 0, result.semantic[2] == 1)
+    for i in range(len(points)):
+        alone = run(points[i : i + 1], classes[i : i + 1], phase=phase, official=official)
+        assert torch.equal(result.instance_map[i], alone.instance_map[0])
+        assert torch.equal(result.boxes[i], alone.boxes[0])
+        assert torch.equal(result.semantic[i], alone.semantic[0])
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+@pytest.mark.parametrize("official", [False, True])
+def test_nobody_pointed_at_anything(phase, official):
+    result = run([[]], [[]], with_stuff=False, phase=phase, official=official)
+    assert bool((result.semantic == 255).all()) and bool((result.instance_map[0] == -1).all())
+    assert result.boxes[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_nothing_is_dealt_in_the_padding(phase):
+    inside = (40, 88)
+    points, classes = [CENTRES[:2]], [[1, 1]]
+    result = run(points, classes, image_sizes=[inside], phase=phase)
+    is_outside = torch.ones(SIZE, dtype=torch.bool)
+    is_outside[: inside[0], : inside[1]] = False
+    assert bool((result.instance_map[0][is_outside] == -1).all()) and bool(
+        (result.semantic[0][is_outside] == 255).all()
+    )
+    assert bool((result.instance_map[0][~is_outside] >= 0).any())
+    assert float(result.boxes[0][:, 2].max()) <= 88 and float(result.boxes[0][:, 3].max()) <= 40
+
+    published = run(points, classes, image_sizes=[inside], phase=phase, official=True)
+    assert bool((published.instance_map[0][is_outside] >= 0).any())
+    assert bool((published.semantic[0][is_outside] != 255).any())
+    assert float(published.boxes[0][:, 2].max()) <= 88 and float(published.boxes[0][:, 3].max()) <= 40
+
+
+def test_padding_does_not_change_the_supply():
+    def wide(width, **options):
+        inputs = scene({0: (0, 0, 32, width)}, size=(32, width))
+        points = [[(0, 16, 10), (1, 16, 50)]]
+        return run(
+            points, [[1, 1]], inputs=inputs, size=(32, width), phase=2, with_stuff=False, **options
+        ).instance_map[0][:, :64]
+
+    plain = wide(64)
+    assert set(plain.unique().tolist()) == {0, 1}
+    assert torch.equal(wide(128, image_sizes=[(32, 64)]), plain)
+    assert not torch.equal(wide(128, image_sizes=[(32, 64)], official=True), plain)
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_two_points_in_one_cell_the_lower_instance_wins(phase):
+    result = run([[(0, 17, 81), (1, 18, 80)]], [[1, 1]], phase=phase)
+    assert set(result.instance_map[0].unique().tolist()) == {-1, 0}
+    assert result.boxes[0][1].tolist() == [24, 16, 72, 48]
+
+
+@pytest.mark.parametrize("size", [(24, 70), (12, 50), (9, 9)])
+@pytest.mark.parametrize("phase", [1, 2])
+@pytest.mark.parametrize("official", [False, True])
+def test_graph_with_a_side_of_one(size, phase, official):
+    points, classes = [[(0, 2, 1), (1, size[0] - 1, size[1] - 1)]], [[0, 1]]
+    inputs = random_inputs(size)
+    result = run(points, classes, inputs=inputs, size=size, phase=phase, stride=16, official=official)
+    dense = dense_probabilities(inputs[0], dilate_points(point_map(points, classes, size), CLASSES, 1))
+    assert torch.equal(result.instance_map[0] >= 0, dense[0].argmax(dim=0) < THINGS)
+
+
+def dense_probabilities(logits, dilated):
+    """Card 3.4, step 1, in full."""
+    softmax = F.interpolate(logits, size=dilated.masks.shape[1:], mode="bilinear", align_corners=False).softmax(dim=1)
+    return torch.maximum(softmax * dilated.present[:, :, None, None], dilated.dense().float())
+
+
+@pytest.mark.parametrize("size", [(64, 40), (75, 51), (7, 9)])
+def test_probabilities_of_present_classes(size):
+    logits = random_inputs(size, batch=3)[0]
+    points = [[(0, 3, 4), (1, 5, 5)], [], [(0, 0, 0)]]
+    dilated = dilate_points(point_map(points, [[2, 0], [], [1]], size, with_stuff=False), CLASSES, 3)
+    probabilities = present_probabilities(logits, dilated)
+    dense = dense_probabilities(logits, dilated)
+    for i, present in enumerate([[0, 2], [], [1]]):
+        torch.testing.assert_close(probabilities[i], dense[i, present], rtol=0.0, atol=2e-6)
+
+
+def test_coarse_graph_is_sampled_bilinearly():
+    logits, boundary, embedding = random_inputs((40, 64), batch=2)
+    dilated = dilate_points(point_map([[(0, 3, 4)], []], [[2], []], (40, 64)), CLASSES, 3)
+    lambdas = {"lambda_probability": 1.0, "lambda_boundary": 0.5, "lambda_feature": 0.25}
+    probabilities = present_probabilities(logits, dilated)
+    graph = pixel_graph(probabilities, boundary, embedding, (40, 64), stride=8, **lambdas)
+    assert graph.shape == (2, 5, 8, 8)
+
+    def coarse(maps):
+        return F.interpolate(maps, size=(5, 8), mode="bilinear", align_corners=False)
+
+    q, s, m = coarse(dense_probabilities(logits, dilated)), coarse(boundary[None])[0].sigmoid(), coarse(embedding)
+    for k, (dy, dx) in {4: (0, 1), 6: (1, 0)}.items():
+        here, there = (..., slice(0, 5 - dy), slice(0, 8 - dx)), (..., slice(dy, 5), slice(dx, 8))
+        expected = (q[here] - q[there]).abs().sum(1) + 0.5 * torch.maximum(s[here], s[there])
+        expected += 0.25 * (1 - (m[here] * m[there]).sum(1)).clamp(min=0)
+        torch.testing.assert_close(graph[:, : 5 - dy, : 8 - dx, k], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_likelihood_is_the_class_or_any_stuff():
+    probability = torch.tensor([0.1, 0.2, 0.3, 0.05]).view(4, 1, 1).expand(4, 2, 3)
+    present, classes = torch.tensor([0, 2, 3, 4]), torch.tensor([2, 0, 1, 2])
+    likelihood = class_likelihood(probability, present, classes, THINGS)
+    torch.testing.assert_close(likelihood[:, 1, 2], torch.tensor([0.55, 0.45, 0.35, 0.55]))
+    assert likelihood.shape == (4, 2, 3)
+
+
+def test_square_around_a_point_has_its_class_whatever_the_network_says():
+    result = run([[(0, 44, 60)]], [[2]], point_size=5)
+    is_square = torch.zeros(SIZE, dtype=torch.bool)
+    is_square[42:47, 58:63] = True
+    assert torch.equal(result.semantic[0] == 2, is_square)
+    assert bool((result.instance_map[0][is_square] == 0).all())
+
+
+def test_uncertain_pixels_have_no_class():
+    logits = torch.zeros(1, CLASSES, 2, 2)
+    # Four other classes with logit 0: the class is as likely as all of them together at log 4.
+    logits[0, 4] = torch.tensor(4.0).log() + torch.tensor([1e-3, -1e-3])
+    result = run([[]], [[]], inputs=(logits, torch.zeros(1, 2, 2), torch.zeros(1, 3, 2, 2)), size=(16, 16))
+    assert result.semantic[0, 0, 0] == 4 and result.semantic[0, 0, 15] == 255
+
+
+def test_boxes_end_one_pixel_after_the_mask_and_at_the_image():
+    instance_map = torch.full((10, 12), -1)
+    instance_map[2, 3] = instance_map[5, 4] = 0
+    instance_map[9, 11] = instance_map[0, 0] = 2
+    boxes = boxes_of(instance_map, 3, (8, 11))
+    assert boxes.tolist() == [[3, 2, 5, 6], [2, 2, 8, 6], [0, 0, 11, 8]]
+    assert boxes.dtype == torch.float32
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_autocast_changes_nothing(phase):
+    plain = run([CENTRES], [[1, 0, 2]], inputs=random_inputs(SIZE), phase=phase)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = run([CENTRES], [[1, 0, 2]], inputs=random_inputs(SIZE), phase=phase)
+    assert torch.equal(plain.instance_map[0], mixed.instance_map[0]) and torch.equal(plain.semantic, mixed.semantic)
+
+
+def test_mirrored_image_has_mirrored_labels():
+    logits, boundary, embedding = random_inputs(SIZE)
+    mirrored = [(k, y, SIZE[1] - 1 - x) for k, y, x in CENTRES]
+    options = {"with_stuff": False, "point_size": 3}
+    plain = run([CENTRES], [[1, 1, 2]], inputs=(logits, boundary, embedding), **options)
+    flipped = run([mirrored], [[1, 1, 2]], inputs=(logits.flip(3), boundary.flip(2), embedding.flip(3)), **options)
+    assert float((plain.instance_map[0] != flipped.instance_map[0].flip(1)).float().mean()) < 2e-3

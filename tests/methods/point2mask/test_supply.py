@@ -1,0 +1,120 @@
+"""Supply, demand and centres by hand."""
+
+import pytest
+import torch
+from weakseg.methods.point2mask.supply import (
+    cells_of,
+    centre_cells,
+    centre_distance,
+    grown_masks,
+    mask_supply,
+    nearest_supply,
+    profiles,
+)
+
+
+def filled(size, *boxes):
+    """Owner map (H, W): instance k owns rows y0..y1-1, columns x0..x1-1 of boxes[k] = (y0, x0, y1, x1); else nobody."""
+    owner = torch.full(size, -1)
+    for k, (y0, x0, y1, x1) in enumerate(boxes):
+        owner[y0:y1, x0:x1] = k
+    return owner
+
+
+def test_nearest_supply_counts_argmin_cells_and_all_pixels_demand():
+    cost = torch.tensor([[[0.0, 1.0, 5.0]], [[2.0, 1.0, 4.0]], [[9.0, 9.0, 9.0]]])
+    supply, demand = nearest_supply(cost)
+    assert supply.tolist() == [2, 1, 0]  # the tie goes to the first
+    assert demand.tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_mask_supply_counts_areas_and_only_masks_demand():
+    supply, demand = mask_supply(torch.tensor([[0, 0, -1], [2, -1, -1]]), 4)
+    assert supply.tolist() == [2, 0, 1, 0]
+    assert demand.tolist() == [[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+
+
+def test_grown_masks_weigh_nearness_with_likelihood():
+    distance = torch.tensor([[[0.0, 0.5, 0.5, 0.2]], [[1.0, 0.5, 0.25, 0.1]]])
+    likelihood = torch.tensor([[[0.1, 0.5, 0.9, 0.8]], [[0.9, 0.5, 0.5, 0.8]]])
+    is_stuff = torch.tensor([[False, False, False, True]])
+    assert grown_masks(distance, likelihood, is_stuff).tolist() == [[0, 0, 0, -1]]
+    assert grown_masks(distance.flip(0), likelihood, ~is_stuff).tolist() == [[-1, -1, -1, 0]]
+
+
+def test_profiles_count_pixels_per_row_and_column():
+    rows, columns = profiles(torch.tensor([[0, 0, -1], [2, 0, -1]]), 3)
+    assert rows.tolist() == [[2, 1], [0, 0], [0, 1]]
+    assert columns.tolist() == [[1, 2, 0], [0, 0, 0], [1, 0, 0]]
+
+
+def test_cells_end_at_the_grid():
+    pixels = torch.tensor([[0, 0], [7, 8], [31, 16], [33, 39]])
+    assert cells_of(pixels, (4, 4), 8).tolist() == [[0, 0], [0, 1], [3, 2], [3, 3]]
+
+
+def centres(owner, points, instances=1, *, stride=8, official=False):
+    grid = (owner.shape[0] // stride, owner.shape[1] // stride)
+    return centre_cells(owner, torch.tensor(points), instances, grid, stride=stride, official=official).tolist()
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_centroid_of_a_mask_with_its_point(official):
+    owner = filled((32, 40), (0, 0, 20, 24), (16, 24, 32, 40))
+    # rows 0..19: mean 9.5, cell 1; columns 0..23: mean 11.5, cell 1. Rows 16..31: mean 23.5; columns 24..39: mean 31.5.
+    assert centres(owner, [[0, 1, 1], [1, 31, 39]], 2, official=official) == [[1, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_point_takes_over_where_the_mask_misses_its_centroid(official):
+    owner = filled((32, 32), (0, 0, 32, 32))
+    owner[8:24, 8:24] = -1  # a ring
+    assert centres(owner, [[0, 1, 2]], official=official) == [[0, 0]]
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_point_takes_over_where_the_mask_is_empty_or_misses_the_point(official):
+    owner = filled((32, 32), (0, 0, 0, 0), (0, 0, 16, 32))
+    # Instance 1 has its centroid at (7, 15), in its mask; its point, and the corner of the point's cell, are outside.
+    assert centres(owner, [[0, 30, 20], [0, 31, 1], [1, 20, 9]], 2, official=official) == [[3, 2], [2, 1]]
+
+
+def test_nearest_point_takes_over_not_the_first():
+    owner = filled((32, 64), (0, 0, 8, 64))
+    owner[0:8, 24:40] = -1  # two bars: the centroid (3, 31) lies between them
+    points = [[0, 0, 0], [0, 7, 41], [0, 30, 31]]
+    assert centres(owner, points) == [[0, 5]]
+    assert centres(owner, points, official=True) == [[0, 0]]
+
+
+def test_any_labelled_pixel_vouches_for_the_centroid():
+    owner = filled((32, 32), (16, 16, 32, 32))
+    points = [[0, 2, 2], [0, 20, 20]]  # the first one is outside
+    assert centres(owner, points) == [[2, 2]]
+    assert centres(owner, points, official=True) == [[0, 0]]
+
+
+def test_labelled_pixel_vouches_not_the_corner_of_its_cell():
+    owner = filled((32, 32), (4, 4, 26, 26))  # centroid (14, 14)
+    assert centres(owner, [[0, 6, 7]]) == [[1, 1]]
+    assert centres(owner, [[0, 6, 7]], official=True) == [[0, 0]]  # the corner (0, 0) is outside
+    owner = filled((32, 32), (0, 0, 6, 30))  # the corner (0, 16) is inside, the pixel (7, 16) is not
+    assert centres(owner, [[0, 7, 16]]) == [[0, 2]]
+    assert centres(owner, [[0, 7, 16]], official=True) == [[0, 1]]
+
+
+def test_centroid_in_the_last_strip_stays_in_the_grid():
+    owner = filled((39, 37), (32, 32, 39, 37))  # a grid of 4 x 4 cells of 8; the centroid is (35, 34)
+    owner[24:32, 24:32] = 0  # holds the corner of the last cell; now the centroid is (29, 29) / 8 = 3
+    assert centres(owner, [[0, 36, 36]], official=True) == [[3, 3]]
+    owner[24:32, 24:32] = -1
+    owner[24, 24] = 0
+    assert centres(owner, [[0, 36, 36]], official=True) == [[4, 4]]
+    assert centres(owner, [[0, 36, 36]]) == [[3, 3]]
+
+
+def test_distance_of_a_centre_off_the_grid_is_the_largest_number():
+    graph = torch.ones(2, 3, 8)
+    distance = centre_distance(graph, torch.tensor([[0, 0], [2, 1], [1, 3]]))
+    assert distance[0].tolist() == [[0, 1, 2], [1, 1, 2]]
+    assert bool((distance[1:] == torch.finfo(torch.float32).max).all())
