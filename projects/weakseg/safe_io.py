@@ -109,7 +109,7 @@ def read_npz(path: str | Path, *, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str,
 
 def read_mat(path: str | Path, *, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str, Any]:
     """The variables of a MATLAB file (version 5 to 7) as plain data: structures as dicts, cells as lists, the rest as
-    numeric arrays and strings; dimensions of size 1 are squeezed. Function handles and objects are refused."""
+    numeric arrays (also sparse) and strings; sides of 1 are squeezed. Function handles and objects are refused."""
     with _opened(path, max_bytes, "a MATLAB file") as stream, _readable(path, "a MATLAB file saved with -v7 or before"):
         _check_mat_size(stream, max_bytes)
         stream.seek(0)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from engine.toy import ToyModel, ToyTrainer, sample, toy_config, train, train_in_process
 from torch import nn
 from weakseg.engine import Checkpointer, launch
@@ -134,9 +135,7 @@ def test_fine_tuning_starts_at_iteration_0_with_the_average_at_the_loaded_weight
 
 
 def test_evaluation_is_periodic_final_and_beside_the_average(tmp_path):
-    trainer = ToyTrainer(
-        toy_config(tmp_path, *SGD, "DATASETS.TEST", ("toy_engine",), "TEST.EVAL_PERIOD", 2, "SOLVER.EMA.ENABLED", True)
-    )
+    trainer = ToyTrainer(toy_config(tmp_path, *SGD, "TEST.EVAL_PERIOD", 2, "SOLVER.EMA.ENABLED", True))
     iterations = []
     evaluate = trainer._evaluate
     trainer._hooks[3]._func = lambda: iterations.append(trainer.iter) or evaluate()
@@ -207,3 +206,15 @@ def test_evaluation_of_nothing_is_refused(tmp_path):
         ToyTrainer.evaluate(toy_config(tmp_path))
     with pytest.raises(ValueError, match="last_checkpoint; found none"):
         ToyTrainer.evaluate(toy_config(tmp_path), resume=True)
+
+
+def test_test_set_of_other_classes_is_refused_before_training(tmp_path):
+    metadata = MetadataCatalog.get("toy_engine_other")
+    if not metadata.get("thing_classes"):
+        metadata.set(thing_classes=["cat"], stuff_classes=["cat", "grass"], thing_colors=[(1, 2, 3)])
+        metadata.set(thing_dataset_id_to_contiguous_id={1: 0}, stuff_dataset_id_to_contiguous_id={2: 1})
+    with pytest.raises(
+        ValueError,
+        match="expected toy_engine_other to have the 2 thing and 1 stuff classes of toy_engine; found 1 and 1",
+    ):
+        ToyTrainer(toy_config(tmp_path, "DATASETS.TEST", ("toy_engine", "toy_engine_other")))

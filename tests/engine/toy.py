@@ -16,6 +16,8 @@ MetadataCatalog.get(DATASET).set(
     stuff_classes=["cat", "dog", "grass"],
     thing_colors=[(255, 0, 0), (0, 255, 0)],
     stuff_colors=[(255, 0, 0), (0, 255, 0), (0, 0, 255)],
+    thing_dataset_id_to_contiguous_id={1: 0, 2: 1},
+    stuff_dataset_id_to_contiguous_id={3: 2},
 )
 
 
@@ -82,7 +84,8 @@ class ToyTrainer(Trainer):
 
 
 def toy_config(folder, *opts):
-    fixed = ["DATASETS.TRAIN", (DATASET,), "OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu", "SEED", 3]
+    data = ["DATASETS.TRAIN", (DATASET,), "DATASETS.TEST", (DATASET,)]
+    fixed = [*data, "OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu", "SEED", 3]
     solver = ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 6, "SOLVER.STEPS", (), "SOLVER.WARMUP_ITERS", 0]
     return load_config("", [*fixed, *solver, "SOLVER.BASE_LR", 0.05, *opts])
 

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from weakseg.layers.tree_filter import edge_similarity, minimum_spanning_tree, tree_filter
 
 
@@ -18,7 +17,7 @@ def _kruskal(image: torch.Tensor) -> set[tuple[int, int]]:
     pixels = [(y, x) for y in range(height) for x in range(width)]
     pairs = [((y, x), (y + 1, x)) for y, x in pixels if y + 1 < height]
     pairs += [((y, x), (y, x + 1)) for y, x in pixels if x + 1 < width]
-    weights = [float((image[:, *a] - image[:, *b]).float().square().sum() + 1) for a, b in pairs]
+    weights = [float((image[:, a[0], a[1]] - image[:, b[0], b[1]]).float().square().sum() + 1) for a, b in pairs]
     component = {pixel: pixel for pixel in pixels}
     tree = set()
     for index in sorted(range(len(pairs)), key=lambda i: (weights[i], i)):

@@ -7,6 +7,7 @@ back, and each image goes through dicts keyed by pairs of ids.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -101,7 +102,7 @@ class _Scene:
             Image.fromarray(_ids_to_rgb(id_map)).save(self.folder / name)
             segments = [{"id": k, "category_id": class_index} for k, class_index in classes.items()]
             annotations.append({"image_id": image_id, "file_name": name, "segments_info": segments})
-        write_json(self.folder / "predictions.json", {"annotations": annotations})
+        (self.folder / "predictions.json").write_text(json.dumps({"annotations": annotations}))
         return _published_pq(self.folder)
 
 

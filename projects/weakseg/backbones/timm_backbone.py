@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import timm
+import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from timm.layers import Format, freeze_batch_norm_2d
@@ -32,38 +33,43 @@ class TimmBackbone(Backbone):
         good. freeze_at: number of stages without gradient, counted as feature maps from the first one of the network.
         arguments: of the network in timm (`pad_type="same"`, ...)."""
         super().__init__()
-        self.network = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels, **arguments)
-        info = self.network.feature_info
-        self._index = {feature: _index_of(feature, info.reduction(), name) for feature in out_features}
-        self._channels = info.channels()
+        arguments = {"pretrained": False, "features_only": True, "in_chans": in_channels, **arguments}
+        with torch.device("meta"):
+            stages = timm.create_model(name, **arguments).feature_info
+        strides = stages.reduction()
+        wanted = {_index_of(feature, strides, name): feature for feature in out_features}
+        # What lies behind the last map is not built: it would cost time, and get no gradient.
+        self.network = timm.create_model(name, out_indices=sorted(wanted), **arguments)
+        self._features = [wanted[index] for index in sorted(wanted)]
+        self._channels = dict(zip(self._features, self.network.feature_info.channels()))
         self._channels_last = getattr(self.network, "output_fmt", Format.NCHW) == Format.NHWC
         if frozen_norm:
             self.network = freeze_batch_norm_2d(self.network)
-        if not 0 <= freeze_at <= len(self._channels):
+        if not 0 <= freeze_at <= len(strides):
             raise ValueError(
-                f"MODEL.TIMM.FREEZE_AT: expected a number from 0 to the {len(self._channels)} stages of {name}, "
+                f"MODEL.TIMM.FREEZE_AT: expected a number from 0 to the {len(strides)} stages of {name}, "
                 f"found {freeze_at}. Choose one of them."
             )
         if freeze_at:
-            _freeze_until(self.network, info.module_name(freeze_at - 1))
+            _freeze_until(self.network, stages.module_name(freeze_at - 1))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """x (B, C, H, W). Returns name -> (B, C_l, H / stride, W / stride) per name of `out_features`."""
         maps = self.network(x)
         if self._channels_last:
             maps = [feature.permute(0, 3, 1, 2) for feature in maps]
-        return {feature: maps[index] for feature, index in self._index.items()}
+        return dict(zip(self._features, maps))
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {
-            feature: ShapeSpec(channels=self._channels[index], stride=STRIDES[feature])
-            for feature, index in self._index.items()
+            feature: ShapeSpec(channels=channels, stride=STRIDES[feature])
+            for feature, channels in self._channels.items()
         }
 
     @property
     def size_divisibility(self) -> int:
         """Networks that cut the image into patches lose what does not fill one; padding keeps it."""
-        return max(STRIDES[feature] for feature in self._index)
+        return max(STRIDES[feature] for feature in self._features)
 
 
 @BACKBONE_REGISTRY.register()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 import traceback
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from torch.multiprocessing import ProcessRaisedException
-
-logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parents[1]
 _SENTENCES = (ValueError, FileNotFoundError, FloatingPointError)
@@ -30,7 +27,6 @@ def run_command(main: Callable[[], Any]) -> None:
         sentence = _sentence(error)
         if sentence is None:
             raise
-        logger.debug("Traceback of the error:", exc_info=True)
         sys.stderr.write(f"error: {sentence}\n")
         sys.exit(2)
 

@@ -23,7 +23,15 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage, EventWriter
 from torch import Tensor, nn
 
-from weakseg.data import WeakMapper, build_test_loader, build_train_loader, dataset_names
+from weakseg.data import (
+    WeakMapper,
+    build_test_loader,
+    build_train_loader,
+    class_counts,
+    dataset_metadata,
+    dataset_names,
+    metadata_of,
+)
 from weakseg.engine.checkpoint import Checkpointer, describe_run
 from weakseg.engine.defaults import with_seed
 from weakseg.engine.ema import ModelEMA
@@ -48,6 +56,7 @@ class Trainer(TrainerBase):
     def __init__(self, cfg: CfgNode):
         super().__init__()
         self.cfg = cfg = with_seed(cfg)
+        _check_classes(cfg)
         seed_all_rng(cfg.SEED)  # the same fresh weights and buffers on all ranks
         self.module = self.build_model(cfg)
         seed_all_rng(cfg.SEED + comm.get_rank())  # dropout
@@ -222,6 +231,8 @@ class Trainer(TrainerBase):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.BACKBONE.WEIGHTS = ""  # the checkpoint holds the backbone too
+        cfg.DATASETS.TRAIN = ()  # the classes are those of the test set; the training set may be absent
+        _check_classes(cfg)
         model = cls.build_model(cfg)
         ema = ModelEMA(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         checkpointer = Checkpointer(
@@ -233,6 +244,19 @@ class Trainer(TrainerBase):
             raise ValueError(f"--eval-only: expected a checkpoint in {where}; found none. Set MODEL.WEIGHTS to a file.")
         checkpointer.load(path)
         return cls.test_with_average(cfg, model, ema if ema is not None and ema.updates else None)
+
+
+def _check_classes(cfg: CfgNode) -> None:
+    """Refuse test sets of other classes before any time is spent."""
+    expected = metadata_of(cfg)
+    for name in dataset_names(cfg, "test"):
+        found = dataset_metadata(name)
+        if class_counts(found) != class_counts(expected):
+            raise ValueError(
+                f"DATASETS.TEST: expected {name} to have the {class_counts(expected)[0]} thing and "
+                f"{class_counts(expected)[1]} stuff classes of {expected.name}; found {class_counts(found)[0]} and "
+                f"{class_counts(found)[1]}. Choose a test set of the same classes."
+            )
 
 
 def _distributed(model: nn.Module, device: torch.device) -> nn.Module:
