@@ -1,14 +1,7 @@
-"""Files from outside are read as data, never run; broken, hostile and huge ones end in one sentence."""
+"""Readers give what is in a file or one sentence, writers are atomic, and names stay in their folder."""
 
-import argparse
-import io
 import pickle
-import re
-import struct
-import zipfile
-import zlib
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,96 +11,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from weakseg import safe_io
 
-ROOT = Path(__file__).parents[1]
-
-
-class Bomb:
-    """Makes `marker` when it is unpickled."""
-
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return (Path.touch, (self.marker,))
-
-
-@pytest.fixture
-def marker(tmp_path):
-    path = tmp_path / "marker"
-    yield path
-    assert not path.exists(), "the file ran code"
-
 
 def refused(match, call, *args, **kwargs):
     with pytest.raises(ValueError, match=match) as caught:
         call(*args, **kwargs)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-# Code in files
-
-
-def test_bombs_do_explode_when_read_without_care(tmp_path):
-    pickle.loads(pickle.dumps(Bomb(tmp_path / "exploded")))
-    assert (tmp_path / "exploded").exists()
-
-
-@pytest.mark.parametrize("content", [lambda b: b, lambda b: {"model": {"w": np.ones(2), "x": [b]}}, lambda b: {b: 1}])
-def test_a_pickle_that_runs_code_is_refused(content, tmp_path, marker):
-    for protocol in range(6):
-        path = tmp_path / "weights.pkl"
-        path.write_bytes(pickle.dumps(content(Bomb(marker)), protocol))
-        assert str(path) in refused("cannot read it", safe_io.read_weights, path)
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        b"cos\nsystem\n(S'true'\ntR.",
-        b"cbuiltins\neval\n(S'1'\ntR.",
-        b"cnumpy\nndarray\n((I1000000000000\ntS'f8'\ntR.",
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I1000000000000\ntS'f8'\ntR.",
-        b"c_codecs\nencode\n(S'x'\nS'zlib'\ntR.",
-        b"ccollections\nOrderedDict\n(d(S'__class__'\nI1\ndb.",
-        b"\x80\x02]r\xff\xff\xff\xff.",
-        b"\x80\x04}\x8c\x01a\x8e" + struct.pack("<Q", 10**11) + b"x",
-        b"",
-    ],
-)
-def test_hand_made_pickles_are_refused(code, tmp_path):
-    path = tmp_path / "weights.pkl"
-    path.write_bytes(code)
-    refused("expected a checkpoint", safe_io.read_weights, path)
-
-
-def test_a_torch_checkpoint_that_runs_code_is_refused(tmp_path, marker):
-    for new_format in (True, False):
-        path = tmp_path / "weights.pth"
-        torch.save({"model": {"w": torch.ones(2)}, "x": Bomb(marker)}, path, _use_new_zipfile_serialization=new_format)
-        refused("expected a checkpoint", safe_io.read_weights, path)
-
-
-def test_a_namespace_in_a_torch_checkpoint_is_refused(tmp_path):
-    torch.save({"args": argparse.Namespace(a=1)}, tmp_path / "weights.pth")
-    refused(r"the object argparse\.Namespace", safe_io.read_weights, tmp_path / "weights.pth")
-
-
-def test_yaml_that_makes_objects_is_refused(tmp_path, marker):
-    path = tmp_path / "config.yaml"
-    path.write_text(f"A: !!python/object/apply:pathlib.Path.touch [{marker}]")
-    refused("YAML without Python tags", safe_io.read_yaml, path)
-
-
-def test_arrays_of_objects_are_refused(tmp_path, marker):
-    array = np.array([Bomb(marker)], dtype=object)
-    np.save(tmp_path / "a.npy", array)
-    np.savez(tmp_path / "a.npz", array=array)
-    refused("Python objects", safe_io.read_npy, tmp_path / "a.npy")
-    refused("Python objects", safe_io.read_npz, tmp_path / "a.npz")
-
-
-# Good files
 
 
 def test_every_kind_of_checkpoint_is_read(tmp_path):
@@ -187,8 +96,6 @@ def test_yaml_is_read(tmp_path):
     assert safe_io.read_yaml(tmp_path / "a.yaml") == {"A": {"B": [1, "x"]}}
 
 
-# Images
-
 PIXELS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [40, 50, 60], [70, 80, 90]]], dtype=np.uint8)
 
 
@@ -253,89 +160,6 @@ def test_broken_images_are_named(tmp_path):
         assert str(tmp_path / name) in message and "again" in message
 
 
-# Missing and huge
-
-
-@pytest.mark.parametrize(
-    "reader",
-    [
-        "read_json",
-        "read_yaml",
-        "read_image",
-        "read_image_size",
-        "read_label_png",
-        "read_npy",
-        "read_npz",
-        "read_mat",
-        "read_weights",
-    ],
-)
-def test_what_is_missing_is_named(reader, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone\.pth: expected .*; found nothing there\."):
-        getattr(safe_io, reader)(tmp_path / "gone.pth")
-    refused("found a folder", getattr(safe_io, reader), tmp_path)
-
-
-def test_text_files_have_a_size_limit_and_a_depth_limit(tmp_path):
-    (tmp_path / "a.json").write_text("[" * 100_000 + "]" * 100_000)
-    refused("expected JSON", safe_io.read_json, tmp_path / "a.json")
-    refused("at most 100 bytes", safe_io.read_json, tmp_path / "a.json", max_bytes=100)
-    (tmp_path / "b.json").write_text("{nothing")
-    refused("expected JSON", safe_io.read_json, tmp_path / "b.json")
-    (tmp_path / "b.yaml").write_text("x" * 101)
-    refused("at most 100 bytes", safe_io.read_yaml, tmp_path / "b.yaml", max_bytes=100)
-
-
-def test_images_have_a_pixel_limit(tmp_path):
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", 300_000, 300_000, 8, 2, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    (tmp_path / "huge.png").write_bytes(content)
-    refused("expected an image", safe_io.read_image, tmp_path / "huge.png")
-    refused("expected an image", safe_io.read_image_size, tmp_path / "huge.png")
-    Image.fromarray(PIXELS).save(tmp_path / "a.png")
-    assert safe_io.read_image(tmp_path / "a.png", max_pixels=6).shape == (2, 3, 3)
-    refused("2 pixels, more than the limit of 5", safe_io.read_image, tmp_path / "a.png", max_pixels=5)
-
-
-def npy_claiming(shape) -> bytes:
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": shape})
-    return stream.getvalue() + b"\0" * 64
-
-
-def test_arrays_that_claim_more_than_they_hold_are_refused(tmp_path):
-    (tmp_path / "a.npy").write_bytes(npy_claiming((10**11,)))
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        archive.writestr("x.npy", npy_claiming((10**6, 10**6)))
-    refused("claims shape", safe_io.read_npy, tmp_path / "a.npy")
-    refused("claims shape", safe_io.read_npz, tmp_path / "a.npz")
-    np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros(2_000_000))
-    assert (tmp_path / "zeros.npz").stat().st_size < 20_000
-    refused("more than the limit of 1000000", safe_io.read_npz, tmp_path / "zeros.npz", max_bytes=1_000_000)
-    (tmp_path / "text.npz").write_text("hello")
-    refused("expected an .npz archive", safe_io.read_npz, tmp_path / "text.npz")
-
-
-def test_matlab_files_have_a_size_limit_after_unpacking(tmp_path):
-    scipy.io.savemat(tmp_path / "a.mat", {"x": np.zeros(2_000_000)}, do_compression=True)
-    assert (tmp_path / "a.mat").stat().st_size < 20_000
-    refused("more than the limit of 1000000", safe_io.read_mat, tmp_path / "a.mat", max_bytes=1_000_000)
-    (tmp_path / "b.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(200))
-    refused("-v7", safe_io.read_mat, tmp_path / "b.mat")
-
-
-def test_a_compressed_torch_archive_that_unpacks_to_much_more_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", b"\0" * 1_000_000)
-    refused("unpacked, more than the limit", safe_io.read_weights, tmp_path / "a.pth")
-
-
-# Writing
-
-
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
@@ -350,9 +174,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(TypeError):
         safe_io.write_json(tmp_path / "b.json", {"a": object()})
     assert list(tmp_path.iterdir()) == [path]
-
-
-# Names
 
 
 @pytest.mark.parametrize(
@@ -398,37 +219,3 @@ def test_links_that_leave_the_folder(tmp_path):
     (tmp_path / "also_root").symlink_to(tmp_path / "root")
     refused("expected the name", safe_io.resolve_inside, tmp_path / "root", "out/x")
     assert safe_io.resolve_inside(tmp_path / "also_root", "in/x") == tmp_path.resolve() / "root" / "inside" / "x"
-
-
-# The only door
-
-ELSEWHERE = re.compile(
-    r"\b(c?pickle|dill|joblib|h5py|shelve|marshal|lxml|imageio|ElementTree)\b|torch\.load\b|np\.(load|fromfile|memmap)\b|"
-    r"yaml\.(\w*load|Loader)|loadmat|(?<![\w.])(eval|exec)\(|json\.loads?\b|Image\.open\b|cv2\.(imread|FileStorage)|"
-    r'(ZipFile|tarfile\.open|gzip\.open)\((?!.*"w)|(?<!\w)load_file\(|\bsafe_open\b|detection_utils|'
-    r"merge_from_file\((?!.*allow_unsafe=False)"
-)
-DOOR = {Path("projects/weakseg/safe_io.py"), Path("projects/weakseg/_restricted_pickle.py")}
-
-
-def test_no_other_file_deserialises():
-    sources = [
-        path.relative_to(ROOT) for folder in ("projects", "tools", "datasets") for path in (ROOT / folder).rglob("*.py")
-    ]
-    inspected = [path for path in sources if path not in DOOR and path.parts[:2] != ("tools", "setup")]
-    assert len(inspected) > 20
-    found = [
-        f"{path}:{number}: {line.strip()}"
-        for path in inspected
-        for number, line in enumerate((ROOT / path).read_text().splitlines(), 1)
-        if ELSEWHERE.search(line.split("  # ")[0])
-    ]
-    assert not found, "read files through weakseg.safe_io:\n" + "\n".join(found)
-
-
-@pytest.mark.parametrize(
-    "line", ["import pickle", "x = np.load(p)", "json.load(f)", "eval(text)", "Image.open(p)", "loadmat(p)"]
-)
-def test_the_search_finds_what_it_looks_for(line):
-    assert ELSEWHERE.search(line)
-    assert not ELSEWHERE.search("model.eval()")

@@ -49,4 +49,7 @@ def add_weakseg_config(cfg: CN) -> None:
     # Folder for one picture per test image; "" draws none.
     cfg.TEST.SHOW_DIR = ""
 
+    # Results of VOC test splits: "comp6" for any training data, "comp5" for VOC's alone.
+    cfg.TEST.VOC_COMPETITION = "comp6"
+
     add_point2mask_config(cfg)

@@ -75,6 +75,18 @@ def test_metadata_is_read_when_first_asked_for(tmp_path, make_set):
         MetadataCatalog.remove("late_set")
 
 
+def test_metadata_is_read_once(registered, tmp_path):
+    names = dataset_metadata(registered).thing_classes
+    (tmp_path / "labels.json").unlink()
+    assert dataset_metadata(registered).thing_classes == names
+
+
+def test_metadata_without_classes_says_so():
+    with pytest.raises(ValueError, match="nameless_set: expected metadata with .*; found neither"):
+        class_counts(dataset_metadata("nameless_set"))
+    MetadataCatalog.remove("nameless_set")
+
+
 def test_metadata_of_another_origin_needs_no_file():
     MetadataCatalog.get("from_a_checkpoint").set(
         thing_classes=["cat"], thing_dataset_id_to_contiguous_id={4: 0}, stuff_dataset_id_to_contiguous_id={}

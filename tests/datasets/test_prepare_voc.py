@@ -180,6 +180,7 @@ def test_mistakes_end_in_one_sentence(voc, tmp_path, command):
         (["--splits", "train_aug"], "train_aug: expected the folder of SBD"),
         (["--splits", "train_aug", "--sbd", tmp_path / "none"], "expected SBD's train.txt"),
         (["--root", tmp_path / "none"], "expected a list of photos"),
+        (["--points", "-1"], "points: expected a number of points in each segment, 0 or more; found -1"),
     ):
         done = command("prepare_voc.py", "--root", voc, "--output", tmp_path / "out", *arguments)
         assert done.returncode == 1 and done.stderr.startswith("prepare_voc.py: ") and sentence in done.stderr
@@ -243,3 +244,9 @@ def test_real_matlab_files(data_dir, tmp_path):
     labels = read_label_file(tmp_path / "out" / "train_aug_panoptic.json")
     assert [image["file_name"] for image in labels.images] == ["2007_000032.jpg", "2007_000033.jpg"]
     assert [a["category_id"] for a in labels.annotations[1]] == [1, 1, 15, 15, 21]
+
+
+@pytest.mark.parametrize("script", ["prepare_voc.py", "prepare_coco.py", "point_pngs.py"])
+def test_help_has_an_example(script, command):
+    done = command(script, "--help")
+    assert done.returncode == 0 and f"python datasets/{script}" in done.stdout

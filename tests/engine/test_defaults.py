@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 import yaml
+from engine.toy import loggers_as_before
 from weakseg.engine import load_config, setup, with_seed
 
 
@@ -19,13 +20,9 @@ def arguments(config_file: str = "", *opts: str, eval_only: bool = False) -> arg
 
 
 @pytest.fixture(autouse=True)
-def loggers_as_before():
-    names = ("detectron2", "fvcore", "weakseg")
-    before = {name: (list(logging.getLogger(name).handlers), logging.getLogger(name).level) for name in names}
-    yield
-    for name, (handlers, level) in before.items():
-        logging.getLogger(name).handlers[:] = handlers
-        logging.getLogger(name).setLevel(level)
+def own_loggers():
+    with loggers_as_before():
+        yield
 
 
 def test_options_come_after_the_file_after_its_base(tmp_path):

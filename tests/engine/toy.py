@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import contextmanager
 from itertools import count
 
 import torch
@@ -88,6 +90,17 @@ def toy_config(folder, *opts):
     fixed = [*data, "OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu", "SEED", 3]
     solver = ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 6, "SOLVER.STEPS", (), "SOLVER.WARMUP_ITERS", 0]
     return load_config("", [*fixed, *solver, "SOLVER.BASE_LR", 0.05, *opts])
+
+
+@contextmanager
+def loggers_as_before():
+    """Takes away what `setup` hangs on the loggers: handlers of files and of a captured console."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "weakseg")]
+    before = [(list(logger.handlers), logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before):
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
 
 
 def train(folder, *opts, resume: bool = False) -> ToyTrainer:

@@ -15,7 +15,7 @@ from weakseg.evaluation import (
     build_evaluator,
 )
 
-CFG = CfgNode({"TEST": {"VOC_COMPETITION": "comp5"}})
+CFG = CfgNode({"TEST": {"VOC_COMPETITION": "comp5", "SHOW_DIR": ""}})
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_evaluator_type_chooses(tmp_path, register, evaluator_type, expected, ke
 
 def test_without_truth_files_are_written(tmp_path, register):
     metadata = write_label_map(tmp_path, {1: np.zeros((2, 2), int)}, {1: []})
-    writer = build_evaluator(CFG, register(metadata, "weakseg_panoptic"), tmp_path / "results")
+    (writer,) = build_evaluator(CFG, register(metadata, "weakseg_panoptic"), tmp_path / "results")._evaluators
     assert isinstance(writer, ResultWriter)
     assert writer._folder == tmp_path / "results" and writer._competition == "comp5"
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from weakseg.methods.point2mask.embedding_losses import boundary_loss, contrastive_loss
 from weakseg.methods.point2mask.loss_weights import SCALING, loss_ramp, scale_losses
-from weakseg.methods.point2mask.mask_losses import dice_losses, existence_loss
+from weakseg.methods.point2mask.mask_losses import dice_losses
+from weakseg.methods.point2mask.semantic_losses import existence_loss_sum
 from weakseg.methods.point2mask.set_losses import location_losses, match
 
 from parity.reference import Reference, reference_files
@@ -66,7 +67,7 @@ def test_dice_and_existence(path):
         compare_gradient(ref, "grad_pred", masks.grad)
 
         logits = ref.tensor("exist_logit").requires_grad_()
-        existence = 4 * existence_loss(logits.T[None], weight[None] == 1).sum() / weight.sum()
+        existence = 4 * existence_loss_sum(logits.T[None], weight[None] == 1).sum() / weight.sum()
         existence.backward()
         ref.compare("exist_loss", existence, rtol=1e-5)
         compare_gradient(ref, "grad_exist", logits.grad)

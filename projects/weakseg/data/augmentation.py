@@ -48,7 +48,8 @@ class ResizeFlip:
     ) -> Augmented:
         short_side = self._draw_short_side(generator)
         if short_side:
-            size = keep_ratio_size(*image.shape[:2], short_side, self.long_side)
+            height, width = image.shape[:2]
+            size = keep_ratio_size(height, width, short_side, self.long_side)
             image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
             labels = self.resize_labels(labels, size)
             evidence = {name: resize_map(values, size) for name, values in evidence.items()}

@@ -73,8 +73,13 @@ def dataset_metadata(name: str) -> Metadata:
 
 def class_counts(metadata: Metadata) -> tuple[int, int]:
     """Numbers of thing and of stuff classes (T, U)."""
-    things = metadata.get("thing_dataset_id_to_contiguous_id", {})
-    return len(things), len(metadata.get("stuff_dataset_id_to_contiguous_id", {}))
+    things, stuff = (metadata.get(f"{kind}_dataset_id_to_contiguous_id", {}) for kind in ("thing", "stuff"))
+    if not things and not stuff:
+        raise ValueError(
+            f"{metadata.name}: expected metadata with thing_dataset_id_to_contiguous_id or "
+            "stuff_dataset_id_to_contiguous_id; found neither. Register the data set with register_label_file."
+        )
+    return len(things), len(stuff)
 
 
 def metadata_of(cfg) -> Metadata:

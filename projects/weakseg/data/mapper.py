@@ -36,7 +36,7 @@ class WeakMapper:
         self.prepare = prepare
 
     @classmethod
-    def from_config(cls, cfg, is_train: bool = True, *, prepare: Callable[[dict], dict] | None = None) -> dict:
+    def from_config(cls, cfg, is_train: bool, *, prepare: Callable[[dict], dict] | None = None) -> dict:
         return {
             "augmentation": build_augmentation(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,

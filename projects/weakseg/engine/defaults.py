@@ -6,7 +6,7 @@ import argparse
 import difflib
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from weakseg.safe_io import atomic_write
 logger = logging.getLogger(__name__)
 
 
-def load_config(config_file: str | Path, opts: list[str] = ()) -> CfgNode:
+def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     """Detectron2's and WeakSeg's defaults, then `config_file` with its `_BASE_` files ("" for none), then `opts`:
     keys and values by turns. Only plain YAML is read. The config is not frozen."""
     cfg = get_cfg()

@@ -40,7 +40,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if name not in OPTIMIZER_REGISTRY:
         known = ", ".join(sorted(entry for entry, _ in OPTIMIZER_REGISTRY))
         raise ValueError(f"SOLVER.OPTIMIZER: expected one of {known}; found {name!r}. Choose one of them.")
-    groups = model.parameter_groups()
+    groups: list[dict] = model.parameter_groups()  # type: ignore[operator]
     _check_groups(groups, model)
     groups = [
         {

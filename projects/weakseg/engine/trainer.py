@@ -7,8 +7,9 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import torch
 from detectron2.config import CfgNode
@@ -22,6 +23,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage, EventWriter
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from weakseg.data import (
     WeakMapper,
@@ -39,6 +41,7 @@ from weakseg.engine.hooks import PeriodicCheckpointer
 from weakseg.engine.loss_log import LossLog
 from weakseg.engine.optimizer import build_gradient_clipper, build_optimizer
 from weakseg.evaluation import build_evaluator
+from weakseg.heads import WeakHead
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,7 @@ class Trainer(TrainerBase):
         seed_all_rng(cfg.SEED)  # the same fresh weights and buffers on all ranks
         self.module = self.build_model(cfg)
         seed_all_rng(cfg.SEED + comm.get_rank())  # dropout
+        self.head = cast(WeakHead, self.module.head)
         self.device = next(self.module.parameters()).device
         self.optimizer = self.build_optimizer(cfg, self.module)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
@@ -92,7 +96,7 @@ class Trainer(TrainerBase):
     def train(self) -> dict:
         """Run from `start_iter` to `max_iter`; returns the last evaluation's results."""
         self.iter = self.start_iter
-        self._batches = iter(self.build_train_loader(self.cfg, prepare=self.module.head.prepare, start=self.start_iter))
+        self._batches = iter(self.build_train_loader(self.cfg, prepare=self.head.prepare, start=self.start_iter))
         self.model.train()
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
         with EventStorage(self.start_iter) as self.storage:
@@ -118,8 +122,7 @@ class Trainer(TrainerBase):
         size = len(batch) // parts
         for part in range(parts):
             # Gradients travel between processes once a step, with the last part.
-            wait = part < parts - 1 and self.model is not self.module
-            with self.model.no_sync() if wait else nullcontext():
+            with nullcontext() if part == parts - 1 else self._each_for_itself():
                 self._scaler.scale(self._loss(batch[part * size : (part + 1) * size]) / parts).backward()
         self.after_backward()
         self._scaler.unscale_(self.optimizer)
@@ -127,11 +130,14 @@ class Trainer(TrainerBase):
             self._clip(parameter for group in self.optimizer.param_groups for parameter in group["params"])
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        self.module.head.after_step()
+        self.head.after_step()
         if self.ema is not None:
             self.ema.update(self.module)
         if (self.iter + 1) % LOG_PERIOD == 0 or self.iter + 1 == self.max_iter:
             self.loss_log.write(self.storage)
+
+    def _each_for_itself(self) -> AbstractContextManager:
+        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
 
     def _loss(self, batch: list[dict]) -> Tensor:
         with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not None):

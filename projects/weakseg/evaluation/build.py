@@ -11,6 +11,7 @@ from weakseg.data.catalog import dataset_metadata
 from weakseg.evaluation.instance_evaluator import InstanceEvaluator
 from weakseg.evaluation.mean_iou import MeanIoUEvaluator
 from weakseg.evaluation.panoptic_evaluator import PanopticEvaluator
+from weakseg.evaluation.pictures import PictureWriter
 from weakseg.evaluation.result_files import ResultWriter
 from weakseg.evaluation.truth import Truth
 
@@ -23,14 +24,18 @@ _EVALUATORS = {
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path) -> DatasetEvaluator:
     """The evaluators of the data set's `evaluator_type`, which share one reader of the truth; for a data set without
-    truth (`has_truth` False) a writer of result files below `output_folder`."""
+    truth (`has_truth` False) a writer of result files below `output_folder`. With `TEST.SHOW_DIR` also pictures."""
     metadata = dataset_metadata(dataset_name)
+    evaluators: list[DatasetEvaluator] = []
+    if cfg.TEST.SHOW_DIR:
+        evaluators.append(PictureWriter(metadata, Path(cfg.TEST.SHOW_DIR, Path(dataset_name).stem)))
     if not metadata.has_truth:
-        return ResultWriter(metadata, output_folder, competition=cfg.TEST.VOC_COMPETITION)
+        evaluators.append(ResultWriter(metadata, output_folder, competition=cfg.TEST.VOC_COMPETITION))
+        return DatasetEvaluators(evaluators)
     if metadata.evaluator_type not in _EVALUATORS:
         raise ValueError(
             f"{dataset_name}: expected an evaluator_type of {', '.join(_EVALUATORS)}; found "
             f"{metadata.evaluator_type!r}. Register it with weakseg.data.catalog, or pass an evaluator of your own."
         )
     truth = Truth(metadata)
-    return DatasetEvaluators([evaluator(truth) for evaluator in _EVALUATORS[metadata.evaluator_type]])
+    return DatasetEvaluators(evaluators + [evaluator(truth) for evaluator in _EVALUATORS[metadata.evaluator_type]])

@@ -26,18 +26,17 @@ def graph_distance(cost: Tensor, sources: Tensor, source_map: Tensor) -> Tensor:
     """
     maps, height, width, _ = cost.shape
     row = width + 2
-    # One ring of unreachable cells around the grid: a step is then a shift of the flattened map, and none leaves it.
+    # A ring of cells around the grid that cannot be left: a step is then a shift of the flattened map.
     steps = F.pad(cost.permute(3, 0, 1, 2), (1, 1, 1, 1), value=torch.inf).flatten(2)
     distance = cost.new_full((maps, (height + 2) * row), torch.inf)
     distance[source_map, (sources[:, 0] + 1) * row + sources[:, 1] + 1] = 0.0
 
     inside = slice(row + 1, -row - 1)
     length = distance.shape[1] - 2 * (row + 1)
-    ring = F.pad(cost.new_zeros(height, width), (1, 1, 1, 1), value=torch.inf).flatten()[inside]
     moves = []
     for (dy, dx), step in zip(NEIGHBOURS, steps):
         start = row + 1 - dy * row - dx
-        moves.append((start, step[:, start : start + length] + ring))
+        moves.append((start, step[:, start : start + length]))
     reached = distance[:, inside]
     while maps:
         before = reached.clone()

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from weakseg.methods.point2mask import mask_losses
-from weakseg.methods.point2mask.mask_losses import dice_losses, existence_loss, stuff_losses, stuff_presence
+from weakseg.methods.point2mask.mask_losses import dice_losses, stuff_losses, stuff_presence
+from weakseg.methods.point2mask.semantic_losses import existence_loss_sum
 
 SIZE = (21, 30)
 
@@ -91,7 +92,7 @@ def test_existence_is_a_focal_loss():
     logits = torch.tensor([[[0.0, 1.0]], [[-2.0, 0.5]]])
     p = logits.sigmoid()
     expected = 0.25 * (1 - p[..., 0]) ** 2 * -p[..., 0].log() + 0.75 * p[..., 1] ** 2 * -(1 - p[..., 1]).log()
-    torch.testing.assert_close(existence_loss(logits, torch.tensor([[True, False]])), expected[:, 0])
+    torch.testing.assert_close(existence_loss_sum(logits, torch.tensor([[True, False]])), expected[:, 0])
 
 
 def stuff_problem():
@@ -114,7 +115,7 @@ def test_stuff_losses_count_present_classes():
     first = literal_dice(masks[:, 0, :1], semantic[0], torch.tensor([4]), sizes[0])
     second = literal_dice(masks[:, 1, 2:], semantic[1], torch.tensor([6]), sizes[1])
     torch.testing.assert_close(dice, (first + second)[:, 0] / 5)
-    torch.testing.assert_close(focal, existence_loss(logits, present) / 5)
+    torch.testing.assert_close(focal, existence_loss_sum(logits, present) / 5)
     dice.sum().backward()
     assert torch.equal(masks.grad.abs().sum((0, 3, 4)) > 0, present)
 

@@ -58,6 +58,8 @@ def add_points(
     annotations: list[dict], masks: Sequence[np.ndarray], count: int, generator: np.random.Generator
 ) -> None:
     """Add `count` sampled `point_coords` to every annotation that is no crowd and whose mask (H, W) has a pixel."""
+    if count < 0:
+        raise ValueError(f"points: expected a number of points in each segment, 0 or more; found {count}. Correct it.")
     single = [k for k, annotation in enumerate(annotations) if not annotation["iscrowd"] and masks[k].any()]
     if count:
         for k, points in zip(single, sample_points([masks[k] for k in single], count, generator)):

@@ -99,6 +99,7 @@ class Criterion(nn.Module):
             unlabelled=unlabelled_count(covering, valid, official=self.official),
             matched=sum(len(queries) for queries, _ in outputs.matches[-1]),
             stuff=stuff_present.sum(),
+            at_least_one=("classes", "labelled", "matched", *(() if self.official else ("unlabelled",))),
         )
         losses = self._semantic(*outputs.semantic, target, dilated.present, counts)
         if targets is not None:
@@ -109,7 +110,7 @@ class Criterion(nn.Module):
             losses |= self._graph(outputs, pseudo, images, targets)
         return scale_losses(
             losses,
-            thing_count=counts["matched"].clamp(min=1),
+            thing_count=counts["matched"],
             stuff_count=counts["stuff"],
             ramp=loss_ramp(step, self.ramp_iters),
             official=self.official,
@@ -118,8 +119,8 @@ class Criterion(nn.Module):
     def _semantic(
         self, logits: Tensor, existence_logits: Tensor, target: Tensor, present: Tensor, counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        existence = existence_loss_sum(existence_logits, present) / counts["classes"].clamp(min=1)
-        cross_entropy = partial_cross_entropy_sum(logits, target) / counts["labelled"].clamp(min=1)
+        existence = existence_loss_sum(existence_logits, present) / counts["classes"]
+        cross_entropy = partial_cross_entropy_sum(logits, target) / counts["labelled"]
         return _by_layer("loss_sem_cls", 2 * existence) | _by_layer("loss_sem_mask", cross_entropy)
 
     def _colors(
@@ -129,9 +130,7 @@ class Criterion(nn.Module):
         rgb = denormalize(small, self.pixel_mean, self.pixel_std) / 255
         lab = rgb_to_lab(rgb.flip(1) if self.channel_order == "BGR" else rgb)
         color = color_prior_loss(logits, color_affinity(lab, valid, official=self.official))
-        # The published count may be 0 or negative (card fault o); ours is at least 1.
-        unlabelled = counts["unlabelled"] if self.official else counts["unlabelled"].clamp(min=1)
-        tree = tree_loss_sum(logits, *color_tree(small, valid), valid) / unlabelled
+        tree = tree_loss_sum(logits, *color_tree(small, valid), valid) / counts["unlabelled"]
         return _by_layer("loss_sem_color", self.weights.color * color) | _by_layer(
             "loss_tree_color", self.weights.tree * tree
         )
@@ -154,7 +153,7 @@ class Criterion(nn.Module):
                 pseudo_boxes=pseudo.boxes,
                 classes=classes,
                 image_sizes=images.image_sizes,
-                normalizer=counts["matched"].clamp(min=1),
+                normalizer=counts["matched"],
                 **self.weights.location,
             )
             prefix = "" if layer == last else f"d{layer}."
@@ -178,7 +177,7 @@ class Criterion(nn.Module):
             image_sizes=image_sizes,
         ).sum(1)
         # Slots beyond an image's matches are zeros that keep the decoder in the graph when nothing is matched.
-        things = things / counts["matched"].clamp(min=1) + 0.0 * outputs.thing_masks.flatten(1).sum(1)
+        things = things / counts["matched"] + 0.0 * outputs.thing_masks.flatten(1).sum(1)
         stuff, existence = stuff_losses(
             *outputs.stuff,
             pseudo.semantic,
@@ -230,12 +229,12 @@ def _inside(images: ImageList, size: tuple[int, int]) -> Tensor:
     return ~outside
 
 
-def _global_counts(**counts: Tensor | int) -> dict[str, Tensor]:
-    """Each count as its mean over all ranks, so that the mean of the ranks' losses is the loss of the global batch. One
-    collective a step, whatever the data."""
+def _global_counts(*, at_least_one: tuple[str, ...], **counts: Tensor | int) -> dict[str, Tensor]:
+    """Each count as its mean over all ranks, so that the mean of the ranks' losses is the loss of the global batch; the
+    totals named `at_least_one` are raised to 1 before. One collective a step, whatever the data."""
     device = next(count.device for count in counts.values() if isinstance(count, Tensor))
     total = torch.stack([torch.as_tensor(count, dtype=torch.float32, device=device) for count in counts.values()])
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
-        total = total / comm.get_world_size()
-    return dict(zip(counts, total))
+    floor = torch.tensor([1.0 if name in at_least_one else -torch.inf for name in counts], device=device)
+    return dict(zip(counts, torch.maximum(total, floor) / comm.get_world_size()))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 
 from weakseg.layers.resize import interpolation_matrix
+from weakseg.methods.point2mask.semantic_losses import existence_loss_sum
 
 _CHUNK_PIXELS = 2**23
 """Pixels of full-size target masks that are held at a time (32 MB)."""
@@ -66,16 +66,10 @@ def stuff_losses(
     chosen = [masks[:, b, stuff] for b, stuff in enumerate(classes)]
     labels = [stuff + num_things for stuff in classes]
     dice = dice_losses(chosen, semantic, labels, image_sizes=image_sizes).sum(1)
-    focal = existence_loss(existence_logits, present)
+    focal = existence_loss_sum(existence_logits, present)
     normalizer = torch.as_tensor(normalizer, dtype=torch.float32, device=masks.device)
     scale = torch.where(normalizer > 0, 1 / normalizer, torch.zeros_like(normalizer))
     return dice * scale, focal * scale
-
-
-def existence_loss(logits: Tensor, present: Tensor) -> Tensor:
-    """Sigmoid focal loss of logits (L, B, U) against present (B, U), summed to (L,)."""
-    target = present.expand_as(logits).float()
-    return sigmoid_focal_loss(logits, target, alpha=0.25, gamma=2).flatten(1).sum(1)
 
 
 def _image_dice(masks: Tensor, label_map: Tensor, labels: Tensor, image_size: tuple[int, int]) -> Tensor:
