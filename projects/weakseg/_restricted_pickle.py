@@ -43,14 +43,14 @@ def checked_plain(value: Any) -> Any:
     return value
 
 
-def _empty_array(array_type: type, shape: tuple, type_code: Any) -> np.ndarray:
+def _empty_array(array_type: type, shape: tuple, type_code: Any) -> Any:
     # The content follows as state, whose size numpy compares with the shape: nothing large is allocated by a claim.
     if array_type is not _ArrayType or tuple(shape) != (0,):
         raise pickle.UnpicklingError("an array that does not start empty")
     return _reconstruct(np.ndarray, (0,), type_code)
 
 
-def _array_of_buffer(buffer: Any, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
+def _array_of_buffer(buffer: Any, dtype: np.dtype, shape: tuple, order: Any) -> np.ndarray:
     return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order).copy()
 
 
@@ -79,8 +79,11 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 
 # The Python form of the unpickler: the C form allocates whatever memo index a file names, up to 64 GB.
-class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+_Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _PlainUnpickler(_Unpickler):
+    dispatch = dict(_Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:

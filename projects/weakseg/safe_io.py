@@ -17,12 +17,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
 import scipy.io
 import torch
 import yaml
+from numpy._core.multiarray import _reconstruct, scalar
 from PIL import Image, ImageOps
 from safetensors.torch import load_file as load_safetensors
 
@@ -36,11 +37,11 @@ _IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 _EXIF_ORIENTATION = 0x0112
 _RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _DTYPES = [np.dtype(code) for code in "?bhilqBHILQefdFD"]
-_NUMPY_IN_CHECKPOINTS = [
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-    (np._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
+_NUMPY_IN_CHECKPOINTS: list[Any] = [
+    (scalar, "numpy.core.multiarray.scalar"),
+    (scalar, "numpy._core.multiarray.scalar"),
+    (_reconstruct, "numpy.core.multiarray._reconstruct"),
+    (_reconstruct, "numpy._core.multiarray._reconstruct"),
     np.ndarray,
     np.dtype,
     *{type(dtype) for dtype in _DTYPES},
@@ -242,7 +243,7 @@ def _opened_image(path: str | Path, max_pixels: int, decode: bool = True) -> Ite
         yield image
 
 
-def _array_of(stream: BinaryIO, size: int) -> np.ndarray:
+def _array_of(stream: IO[bytes], size: int) -> np.ndarray:
     """The array of a .npy stream of `size` bytes, whose header must not claim more."""
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
@@ -268,7 +269,7 @@ def _check_mat_size(stream: BinaryIO, max_bytes: int) -> None:
     header = stream.read(128)
     if not header.startswith(b"MATLAB 5.0") or header[126:] not in (b"IM", b"MI"):
         raise ValueError(f"a file that starts with {header[:10]!r}; in MATLAB, save it again with -v7")
-    order = "little" if header[126:] == b"IM" else "big"
+    order: Literal["little", "big"] = "little" if header[126:] == b"IM" else "big"
     unpacked = 0
     while tag := stream.read(8):
         kind, size = int.from_bytes(tag[:4], order), int.from_bytes(tag[4:], order)

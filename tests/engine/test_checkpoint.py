@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from engine.toy import ToyModel, toy_config
+from torch import nn
 from weakseg import __version__
 from weakseg.engine import Checkpointer, ModelEMA, describe_run, load_config
 
@@ -208,3 +209,18 @@ def test_file_without_tensors_is_refused(tmp_path):
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.pth: expected a checkpoint; found nothing there"):
         Checkpointer(random_model(2)).load(str(tmp_path / "none.pth"))
+
+
+@pytest.mark.parametrize("shared, accepted", [(2, False), (3, True)])
+def test_fine_tuning_wants_a_tenth_of_the_names(tmp_path, shared, accepted):
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(15)))
+    names = [*list(model.state_dict())[:shared], *(f"other.{i}" for i in range(30 - shared))]
+    torch.save(
+        {"model": {name: torch.full((1, 1) if "weight" in name else (1,), 5.0) for name in names}}, tmp_path / "m.pth"
+    )
+    if accepted:
+        Checkpointer(model).fine_tune(str(tmp_path / "m.pth"))
+        assert model[0].weight.item() == 5.0
+    else:
+        with pytest.raises(ValueError, match="of which 2 of 30 belong to this model"):
+            Checkpointer(model).fine_tune(str(tmp_path / "m.pth"))

@@ -22,6 +22,7 @@ def trained(tmp_path_factory):
         folder / "out",
         SOLVER__MAX_ITER=2,
         DATASETS__TEST=(),
+        INPUT__MIN_SIZE_TEST=0,
         MODEL__POINT2MASK__TEST__QUALITY_THRESH_STUFF=0.0,
         MODEL__POINT2MASK__TEST__QUALITY_THRESH_THING=0.0,
     )

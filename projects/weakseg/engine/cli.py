@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.multiprocessing import ProcessRaisedException
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).resolve().parents[1]
 _SENTENCES = (ValueError, FileNotFoundError, FloatingPointError)
 _FRAME = re.compile(r'^ *File "([^"]+)", line \d+', re.MULTILINE)
 _MESSAGE = re.compile(rf"^(?:{'|'.join(kind.__name__ for kind in _SENTENCES)}): ", re.MULTILINE)

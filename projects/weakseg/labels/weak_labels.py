@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,8 @@ class WeakLabels:
     def to(self, device: torch.device) -> WeakLabels:
         """The same labels with every tensor on `device`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
+        moved: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()
+        }
         moved["scribbles"] = [line.to(device) for line in self.scribbles]
         return WeakLabels(**moved)
