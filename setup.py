@@ -1,5 +1,5 @@
-"""Install the package `weakseg` (folder projects/weakseg). torch, torchvision, detectron2 and OpenCV are left to the user's
-environment: see README.md, or run tools/check_install.py."""
+"""Install the package `weakseg` (folder projects/weakseg). torch, torchvision, detectron2 and OpenCV are left to the
+user's environment: see README.md, or run tools/check_install.py."""
 
 import re
 from pathlib import Path

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from tiny import CONFIGS, classes_only, scenes, shrunk_config
 
+from tiny import CONFIGS, classes_only, scenes, shrunk_config
 from weakseg.engine.defaults import load_config
 from weakseg.engine.trainer import Trainer
 

@@ -3,8 +3,8 @@
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from tiny import CONFIGS, ROOT, scenes, shrunk_config
 
+from tiny import CONFIGS, ROOT, scenes, shrunk_config
 from weakseg.engine.trainer import Trainer
 
 

@@ -9,6 +9,7 @@ import scipy.io
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+
 from weakseg import safe_io
 
 

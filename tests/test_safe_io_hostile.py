@@ -14,6 +14,7 @@ import pytest
 import scipy.io
 import torch
 from PIL import Image
+
 from weakseg import safe_io
 
 ROOT = Path(__file__).parents[1]

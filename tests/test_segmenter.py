@@ -5,10 +5,10 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
-from tiny import CONFIGS, scenes, shrunk_config
 from torch import nn
 from torch.nn import functional as F
 
+from tiny import CONFIGS, scenes, shrunk_config
 from weakseg.data.catalog import class_counts, metadata_of
 from weakseg.engine.trainer import Trainer
 from weakseg.heads import WEAK_HEAD_REGISTRY, WeakHead
@@ -52,7 +52,9 @@ def toy_head():
             results = []
             for score, (height, width), sample in zip(scores, view.image_sizes, batch):
                 score = F.interpolate(score[None, :, :height, :width], (sample["height"], sample["width"]))[0]
-                results.append({"sem_seg": score, "panoptic_seg": (torch.zeros(score.shape[1:], dtype=torch.int32), [])})
+                results.append(
+                    {"sem_seg": score, "panoptic_seg": (torch.zeros(score.shape[1:], dtype=torch.int32), [])}
+                )
             return results
 
         def after_step(self):

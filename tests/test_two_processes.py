@@ -4,8 +4,8 @@ import json
 
 import torch
 from detectron2.engine import launch
-from tiny import CONFIGS, scenes, shrunk_config
 
+from tiny import CONFIGS, scenes, shrunk_config
 from weakseg.engine.trainer import Trainer
 
 STEPS = 3

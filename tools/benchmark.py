@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import pq
 from tabulate import tabulate
+
+from benchmarks import pq
 from weakseg.safe_io import write_json
 
 BENCHMARKS = {"pq": pq}

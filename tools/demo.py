@@ -19,7 +19,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from weakseg.data import build_test_loader, dataset_metadata
+from weakseg.data import dataset_metadata
 from weakseg.data.rendered import render_data_set
 from weakseg.engine.cli import run_command
 from weakseg.engine.defaults import setup
@@ -42,7 +42,9 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(args: argparse.Namespace, supervision: str, label_files: tuple[Path, Path]) -> tuple[dict, dict, Trainer, float]:
+def train(
+    args: argparse.Namespace, supervision: str, label_files: tuple[Path, Path]
+) -> tuple[dict, dict, Trainer, float]:
     """Results before and after training from `supervision`, the trainer, and the seconds that training took."""
     folder = args.output / supervision
     train_file, test_file = (str(path) for path in label_files)

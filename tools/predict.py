@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+
 from weakseg.engine.cli import run_command
 from weakseg.inference.predictor import WeakPredictor
 from weakseg.safe_io import read_image, write_json, write_png

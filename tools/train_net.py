@@ -3,6 +3,7 @@
 import argparse
 
 from detectron2.engine import default_argument_parser
+
 from weakseg.engine import Trainer, launch, run_command, setup
 
 EXAMPLES = """

@@ -19,9 +19,10 @@ backbone's `output_shape()` (name -> ShapeSpec).
 
 
 class WeakHead(nn.Module):
-    """Base of every method's head. `features`: name -> (B, C, H, W) of the backbone; `images`: normalised, padded with 0
-    at the right and the bottom, with the unpadded `image_sizes` (h, w); `batch`: the samples of the mapper, one dict an
-    image.
+    """Base of every method's head.
+
+    features: name -> (B, C, H, W) of the backbone; images: normalised, padded with 0 at the right and the bottom, with
+    the unpadded `image_sizes` (h, w); batch: the samples of the mapper, one dict an image.
     """
 
     accepts: frozenset[LabelKind]

@@ -6,6 +6,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from torch.nn.modules.batchnorm import _BatchNorm
+
 from weakseg.backbones.timm_backbone import TimmBackbone
 from weakseg.config import add_weakseg_config
 
@@ -32,6 +33,12 @@ def test_maps_have_the_announced_channels_and_strides(name):
         assert shapes[feature].stride == stride
         assert maps[feature].shape == (1, shapes[feature].channels, 64 // stride, 96 // stride)
     assert backbone.size_divisibility == 32
+
+
+def test_the_stem_is_the_map_of_stride_2():
+    backbone = TimmBackbone(SMALL, out_features=("stem",))
+    assert backbone.output_shape()["stem"].stride == 2
+    assert backbone(torch.randn(1, 3, 64, 96))["stem"].shape[-2:] == (32, 48)
 
 
 def test_channels_last_networks_give_channels_first_maps():

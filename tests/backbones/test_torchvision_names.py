@@ -6,6 +6,7 @@ import torchvision
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_resnet_backbone
+
 from weakseg.backbones.torchvision_names import detectron2_name, from_torchvision, torchvision_name
 
 

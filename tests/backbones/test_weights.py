@@ -8,6 +8,7 @@ from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_resnet_backbone
 from safetensors.torch import load_file, save_file
+
 from weakseg.backbones import TimmBackbone, load_backbone_weights
 
 SMALL = "test_resnet"

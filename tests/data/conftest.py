@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
+
 from weakseg.config import add_weakseg_config
 
 # Two things with a stuff class between them, ids in no order: contiguous classes are cat 0, dog 1, grass 2.

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from weakseg.data.augmentation import ResizeFlip, build_augmentation, keep_ratio_size, resize_map
 from weakseg.labels import WeakLabels
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+
 from weakseg.data import class_counts, dataset_metadata, dataset_names, metadata_of, register_label_file
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+
 from weakseg.data import WeakMapper, build_train_loader, dataset_names, gate
 from weakseg.data.gate import has_label
 from weakseg.labels import LabelKind

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+
 from weakseg.data import WeakMapper, build_test_loader, build_train_loader, dataset_names
 from weakseg.data.loader import MappedRecords
 from weakseg.proposals import PROPOSAL_LOADER_REGISTRY

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from weakseg.data.augmentation import ResizeFlip
 from weakseg.data.mapper import WeakMapper
 

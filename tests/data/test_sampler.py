@@ -4,6 +4,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+
 from weakseg.data.sampler import GlobalBatchSampler
 
 SIZES = np.array([(30, 40), (40, 30), (30, 40), (30, 30), (40, 30), (20, 50), (30, 40)])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from weakseg.data.convert.point_png import (
     decode_ids,
     encode_ids,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from weakseg.data.convert.coco import prepare_coco
 from weakseg.data.convert.point_png import decode_ids, encode_ids
 from weakseg.labels import decode_segmentation, read_label_file

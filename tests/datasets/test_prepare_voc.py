@@ -5,6 +5,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 from PIL import Image
+
 from weakseg.data.convert.point_png import decode_ids
 from weakseg.data.convert.voc import prepare_voc, semantic_map, voc_categories, voc_palette, voc_segments
 from weakseg.labels import decode_segmentation, read_label_file
@@ -29,10 +30,10 @@ def test_segments_by_hand():
 
 
 def test_pixels_on_which_the_maps_disagree_are_void():
-    class_map = np.array([[5, 5, 7, 0, 5, V, 0]], dtype=np.uint8)
-    object_map = np.array([[9, 9, 9, 9, 0, 9, V]], dtype=np.uint8)
+    class_map = np.array([[5, 5, 7, 0, 0, 0, 5, V, 0]], dtype=np.uint8)
+    object_map = np.array([[9, 9, 9, 9, 9, 9, 0, 9, V]], dtype=np.uint8)
     ids, segments = voc_segments(class_map, object_map)
-    assert ids.tolist() == [[1, 1, 0, 0, 0, 0, 0]] and segments == [{"id": 1, "category_id": 5}]
+    assert ids.tolist() == [[1, 1, 0, 0, 0, 0, 0, 0, 0]] and segments == [{"id": 1, "category_id": 5}]
     ids, segments = voc_segments(np.full((2, 2), V, np.uint8), np.full((2, 2), 1, np.uint8))
     assert not ids.any() and segments == []
 

@@ -5,8 +5,9 @@ import logging
 import pytest
 import torch
 import yaml
-from engine.toy import ToyModel, toy_config
 from torch import nn
+
+from engine.toy import ToyModel, toy_config
 from weakseg import __version__
 from weakseg.engine import Checkpointer, ModelEMA, describe_run, load_config
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from torch.multiprocessing import ProcessRaisedException
 from torch.utils.data import DataLoader, Dataset
+
 from weakseg.engine import load_config, run_command
 from weakseg.safe_io import read_json
 

@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 import yaml
+
 from engine.toy import loggers_as_before
 from weakseg.engine import load_config, setup, with_seed
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed
 from detectron2.utils import comm
+
 from weakseg.engine import launch
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+
 from weakseg.engine.loss_log import LossLog
 
 

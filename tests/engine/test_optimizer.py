@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from engine.toy import ToyModel, toy_config
 from torch import nn
+
+from engine.toy import ToyModel, toy_config
 from weakseg.engine import OPTIMIZER_REGISTRY, build_gradient_clipper, build_optimizer
 
 

@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from engine.toy import ToyModel, ToyTrainer, sample, toy_config, train, train_in_process
 from torch import nn
+
+from engine.toy import ToyModel, ToyTrainer, sample, toy_config, train, train_in_process
 from weakseg.engine import Checkpointer, launch
 
 SGD = ("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.9)

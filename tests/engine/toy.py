@@ -10,6 +10,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
+
 from weakseg.engine import Trainer, load_config
 
 DATASET = "toy_engine"

@@ -9,6 +9,7 @@ import torch
 from detectron2.data.catalog import Metadata
 from detectron2.data.samplers import InferenceSampler
 from detectron2.structures import Boxes, Instances
+
 from weakseg.evaluation import InstanceEvaluator, MeanIoUEvaluator, PanopticEvaluator, ResultWriter, Truth
 from weakseg.labels import LabelFile, encode_mask, write_label_file
 from weakseg.safe_io import write_json

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+
 from evaluation.scenes import evaluate, write_label_map, write_scene
 from weakseg.data.catalog import register_label_file
 from weakseg.evaluation import (

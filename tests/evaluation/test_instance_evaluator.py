@@ -8,9 +8,10 @@ import pytest
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.evaluation import COCOEvaluator
-from evaluation.scenes import SIZE, evaluate, instances, noisy_prediction, write_label_map, write_scene
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from evaluation.scenes import SIZE, evaluate, instances, noisy_prediction, write_label_map, write_scene
 from weakseg.evaluation import InstanceEvaluator, Truth, instance_evaluator
 from weakseg.labels import LabelFile, read_label_file, write_label_file
 

@@ -4,6 +4,7 @@ import multiprocessing
 
 import pytest
 import torch
+
 from evaluation.scenes import evaluate_all, worker, write_scene
 from weakseg.evaluation import Truth
 from weakseg.safe_io import read_json

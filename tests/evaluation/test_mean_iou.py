@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from evaluation.scenes import evaluate, noisy_prediction, write_label_map, write_scene
 from weakseg.evaluation import MeanIoUEvaluator, Truth, class_iou, confusion_matrix
 from weakseg.evaluation.mean_iou import predicted_class_map

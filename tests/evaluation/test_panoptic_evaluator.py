@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+
 from evaluation.scenes import NAMES, evaluate, noisy_prediction, write_label_map, write_scene
 from weakseg.evaluation import (
     PanopticCounts,

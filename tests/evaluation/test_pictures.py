@@ -1,7 +1,6 @@
 """TEST.SHOW_DIR: one picture per test image."""
 
 from tiny import CONFIGS, scenes, shrunk_config
-
 from weakseg.engine.trainer import Trainer
 from weakseg.safe_io import read_image
 

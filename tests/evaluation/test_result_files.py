@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data.catalog import Metadata
-from evaluation.scenes import SIZE, instances, write_label_map
 from PIL import Image
 from pycocotools import mask as rle_tools
+
+from evaluation.scenes import SIZE, instances, write_label_map
 from weakseg.evaluation import ResultWriter
 from weakseg.evaluation.result_files import ids_to_rgb, segments_with_area, voc_palette
 from weakseg.labels import LabelFile, write_label_file

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from detectron2.data.catalog import Metadata
+
 from evaluation.scenes import NAMES, write_label_map
 from weakseg.evaluation import Truth, TruthSegment
 from weakseg.labels import LabelFile, encode_mask, write_label_file

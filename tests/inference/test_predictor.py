@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.engine import DefaultPredictor
-from tiny import CONFIGS, scenes, shrunk_config
 
+from tiny import CONFIGS, scenes, shrunk_config
 from weakseg.engine.trainer import Trainer
 from weakseg.inference.predictor import WeakPredictor
 from weakseg.safe_io import read_image
@@ -64,7 +64,9 @@ def test_results_are_at_the_size_of_the_image(trained):
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other.pth: expected a checkpoint with config, metadata and model; found weight"):
+    with pytest.raises(
+        ValueError, match=r"other.pth: expected a checkpoint with config, metadata and model; found weight"
+    ):
         WeakPredictor.from_checkpoint(tmp_path / "other.pth")
     with pytest.raises(FileNotFoundError, match="none.pth"):
         WeakPredictor.from_checkpoint(tmp_path / "none.pth")

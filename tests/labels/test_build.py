@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import BoxMode
+
 from weakseg.labels import decode_segmentation, encode_mask, weak_labels
 
 MASK = np.zeros((4, 6), dtype=bool)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from weakseg.labels import WeakLabels, crop, hflip, resize
 
 

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+
 from weakseg.labels import LabelFile, read_label_file, write_label_file
 from weakseg.safe_io import read_json, write_json
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from weakseg.labels import boxes_from_masks, sample_points, tags_from_masks
 
 MASKS = np.zeros((4, 5, 7), dtype=bool)

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+
 from weakseg.labels import read_label_file
 from weakseg.safe_io import write_json
 

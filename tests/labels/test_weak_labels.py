@@ -1,6 +1,7 @@
 """`WeakLabels`: empty by default, and moved as a whole."""
 
 import torch
+
 from weakseg.labels import LabelKind, WeakLabels
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 from skimage.color import rgb2lab
+
 from weakseg.layers.color import denormalize, rgb_to_lab
 
 

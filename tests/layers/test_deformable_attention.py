@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from weakseg.layers.deformable_attention import MultiScaleDeformableAttention, multi_scale_deformable_attention
 
 SIZES = [(3, 4), (2, 5)]

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+
 from weakseg.layers.position_encoding import encoder_reference_points, level_paddings, sine_position, valid_ratios
 
 PADDED = (24, 40)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from weakseg.layers.resize import interpolation_matrix, resize_and_crop, resize_label_masks
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from weakseg.layers.tree_filter import edge_similarity, minimum_spanning_tree, tree_filter
 
 

@@ -5,10 +5,10 @@ from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_resnet_backbone
 from torch import Tensor, nn
-from weakseg.methods.point2mask.checkpoint import to_ours, to_published
-from weakseg.methods.point2mask.network import Point2MaskNetwork
 
 from parity.reference import Reference, fill_rule
+from weakseg.methods.point2mask.checkpoint import to_ours, to_published
+from weakseg.methods.point2mask.network import Point2MaskNetwork
 
 
 def build_model(depth: int, *, num_things: int, num_stuff: int, dropout: float = 0.1) -> nn.Module:

@@ -2,13 +2,13 @@
 
 import numpy as np
 import torch
+
+from parity.reference import Reference, reference_files
 from weakseg.data.augmentation import ResizeFlip
 from weakseg.data.convert.point_png import point_labels_from_png
 from weakseg.labels import WeakLabels
 from weakseg.methods.point2mask.augmentation import resize_labelled_pixels
 from weakseg.methods.point2mask.targets import NO_CLASS, point_targets
-
-from parity.reference import Reference, reference_files
 
 PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1)
 PIXEL_STD = torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1)

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 from detectron2.data.catalog import Metadata
+
+from parity.reference import Reference, reference_files
 from weakseg.evaluation import (
     MeanIoUEvaluator,
     PanopticCounts,
@@ -13,8 +15,6 @@ from weakseg.evaluation import (
 )
 from weakseg.evaluation.result_files import ids_to_rgb, segments_with_area
 from weakseg.labels import LabelFile, encode_mask, write_label_file
-
-from parity.reference import Reference, reference_files
 
 
 def label_file(folder, ref, images, things, classes):

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+
+from parity.reference import Reference, reference_files
 from weakseg.methods.point2mask.embedding_losses import boundary_loss, contrastive_loss
 from weakseg.methods.point2mask.loss_weights import SCALING, loss_ramp, scale_losses
 from weakseg.methods.point2mask.mask_losses import dice_losses
 from weakseg.methods.point2mask.semantic_losses import existence_loss_sum
 from weakseg.methods.point2mask.set_losses import location_losses, match
-
-from parity.reference import Reference, reference_files
 
 WEIGHTS = {"class_weight": 2.0, "box_weight": 5.0, "giou_weight": 2.0}
 RAMP_ITERS = 14659

@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from weakseg.layers.resize import resize_and_crop
-from weakseg.methods.point2mask.merge import pair_boxes, panoptic_merge, semantic_map, top_pairs
 
 from parity.reference import Reference, reference_files
+from weakseg.layers.resize import resize_and_crop
+from weakseg.methods.point2mask.merge import pair_boxes, panoptic_merge, semantic_map, top_pairs
 
 OVERLAP_THRESHOLDS = (0.4, 0.2)
 

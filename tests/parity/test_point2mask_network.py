@@ -1,14 +1,14 @@
 """Point2Mask's network, part by part, against the published one: operators, positions, mask decoder, names."""
 
 import torch
+
+from parity.point2mask_model import build_model
+from parity.reference import Reference, fill_rule, reference_files
 from weakseg.layers.deformable_attention import MultiScaleDeformableAttention, multi_scale_deformable_attention
 from weakseg.layers.position_encoding import encoder_reference_points, level_paddings, sine_position, valid_ratios
 from weakseg.methods.point2mask.checkpoint import published_name, to_ours, to_published
 from weakseg.methods.point2mask.mask_decoder import MaskDecoderLayer
 from weakseg.methods.point2mask.network import Encoded, Point2MaskNetwork
-
-from parity.point2mask_model import build_model
-from parity.reference import Reference, fill_rule, reference_files
 
 
 def sizes_of(ref):

@@ -6,11 +6,11 @@ from collections import defaultdict
 import pytest
 import torch
 from detectron2.modeling import build_model
+
+from parity.reference import Reference, reference_files
 from tiny import CONFIGS, classes_only
 from weakseg.engine import build_optimizer, load_config
 from weakseg.methods.point2mask.checkpoint import published_name, to_published
-
-from parity.reference import Reference, reference_files
 
 TRAINING = {"voc": (10582, 4), "coco": (117266, 8)}
 """Training images with a thing, and GPUs of the README's commands (card section 4)."""

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from parity.reference import Reference, reference_files
 from weakseg.methods.point2mask.pseudo_labels import (
     boxes_of,
     class_likelihood,
@@ -22,8 +24,6 @@ from weakseg.methods.point2mask.supply import (
 )
 from weakseg.methods.point2mask.transport import sinkhorn_potentials, transport_labels
 from weakseg.refine.graph_distance import graph_distance
-
-from parity.reference import Reference, reference_files
 
 STRIDE = 16
 TIES = 1e-3  # share of the pixels whose labels may differ

@@ -2,6 +2,8 @@
 
 import numpy as np
 import torch
+
+from parity.reference import Reference, reference_files
 from weakseg.layers.color import denormalize, rgb_to_lab
 from weakseg.layers.tree_filter import edge_similarity, minimum_spanning_tree, tree_filter
 from weakseg.methods.point2mask.semantic_losses import (
@@ -13,8 +15,6 @@ from weakseg.methods.point2mask.semantic_losses import (
     tree_loss_sum,
     unlabelled_count,
 )
-
-from parity.reference import Reference, reference_files
 
 PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53])
 PIXEL_STD = torch.tensor([58.395, 57.12, 57.375])

@@ -5,15 +5,15 @@ import re
 import numpy as np
 import torch
 from detectron2.structures import ImageList
+
+from parity.point2mask_model import build_model, filled_state, input_batch
+from parity.reference import Reference, reference_files
 from weakseg.labels import WeakLabels
 from weakseg.methods.point2mask.checkpoint import published_name
 from weakseg.methods.point2mask.criterion import Criterion
 from weakseg.methods.point2mask.head import Point2MaskHead
 from weakseg.methods.point2mask.loss_weights import LossWeights
 from weakseg.methods.point2mask.pseudo_labels import PseudoLabels
-
-from parity.point2mask_model import build_model, filled_state, input_batch
-from parity.reference import Reference, reference_files
 
 # Published constants of card sections 3 and 4.
 RAMP_ITERS = 14659

@@ -5,10 +5,10 @@ import re
 
 import numpy as np
 import torch
-from weakseg.methods.point2mask.merge import panoptic_merge, semantic_map, top_pairs
 
 from parity.point2mask_model import build_model, filled_state, input_batch
 from parity.reference import Reference, reference_files
+from weakseg.methods.point2mask.merge import panoptic_merge, semantic_map, top_pairs
 
 FEATURES = ("res3", "res4", "res5")
 

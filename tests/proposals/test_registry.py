@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from detectron2.config import CfgNode as CN
+
 from weakseg.proposals import PROPOSAL_LOADER_REGISTRY, build_evidence
 
 

@@ -5,6 +5,7 @@ import heapq
 import numpy as np
 import pytest
 import torch
+
 from weakseg.refine.graph_distance import NEIGHBOURS, graph_distance
 
 

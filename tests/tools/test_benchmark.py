@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+
 from weakseg.safe_io import read_json
 
 TOOLS = Path(__file__).parents[2] / "tools"

@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from tiny import ROOT
 
+from tiny import ROOT
 from weakseg.safe_io import read_image, read_json
 
 

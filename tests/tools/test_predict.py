@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-from tiny import CONFIGS, ROOT, scenes, shrunk_config
 
+from tiny import CONFIGS, ROOT, scenes, shrunk_config
 from weakseg.engine.trainer import Trainer
 from weakseg.safe_io import read_image, read_json
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from engine.toy import loggers_as_before
 from tiny import CONFIGS, scenes, shrunk_config
 from weakseg.engine import run_command

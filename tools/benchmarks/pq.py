@@ -16,12 +16,12 @@ import numpy as np
 from detectron2.data.catalog import Metadata
 from PIL import Image
 from pycocotools import mask as rle_tools
+
+from benchmarks import compare, growth
 from weakseg.evaluation.panoptic_quality import PanopticCounts, panoptic_counts, panoptic_quality
 from weakseg.evaluation.truth import Truth
 from weakseg.labels import encode_mask
 from weakseg.safe_io import read_json, read_label_png, write_json
-
-from benchmarks import compare, growth
 
 THINGS, STUFF = 80, 53
 HELP = "panoptic quality against panopticapi's algorithm with its PNG files"

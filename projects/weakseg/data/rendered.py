@@ -62,7 +62,7 @@ def render_scene(rng: np.random.Generator, size: int = 128) -> tuple[np.ndarray,
         classes.append(thing)
         full_areas.append(area)
         segments[inside] = len(classes)
-    noise = rng.normal(0, 5, image.shape)
+    noise = rng.normal(0, 2, image.shape)
     return np.clip(image + noise, 0, 255).astype(np.uint8), segments, classes
 
 
@@ -80,9 +80,9 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 def _ground(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """One or two kinds of ground, parted by a wavy line: image, segment map, classes."""
     x, y = _grid(size)
-    grass = _GROUND_COLORS["grass"][rng.integers(3)] + 25 * _noise(rng, size, size // 3)[..., None]
+    grass = _GROUND_COLORS["grass"][rng.integers(3)] + 16 * _noise(rng, size, size // 3)[..., None]
     ripples = np.sin((y + 6 * _noise(rng, size, 5)) * 2 * np.pi / rng.uniform(6, 9))
-    sand = _GROUND_COLORS["sand"][rng.integers(3)] + 22 * ripples[..., None] + 8 * _noise(rng, size, 8)[..., None]
+    sand = _GROUND_COLORS["sand"][rng.integers(3)] + 16 * ripples[..., None] + 8 * _noise(rng, size, 8)[..., None]
     angle = rng.uniform(0, np.pi)
     offset = rng.uniform(-0.6, 0.6) * size
     side = (x - size / 2) * np.cos(angle) + (y - size / 2) * np.sin(angle) + 0.1 * size * _noise(rng, size, 4) > offset
@@ -134,8 +134,8 @@ def _object(rng: np.random.Generator, size: int, name: str) -> tuple[np.ndarray,
 def render_data_set(folder: Path, split: str, *, count: int, size: int = 128, seed: int = 0) -> Path:
     """Write `count` scenes and their label file: one point, the mask and the box of every segment.
 
-    Returns the path of the label file, `folder`/`split`.json, whose images lie in `folder`/`split`. Equal arguments give
-    equal files.
+    Returns the path of the label file, `folder`/`split`.json, whose images lie in `folder`/`split`. Equal arguments
+    give equal files.
     """
     images, annotations = [], {}
     for image_id in tqdm(range(1, count + 1), desc=f"rendering {split}", unit="image", leave=False):

@@ -34,8 +34,8 @@ class WeakPredictor:
         content = read_weights(path)
         if not {"config", "metadata", "model"} <= content.keys():
             raise ValueError(
-                f"{path}: expected a checkpoint with config, metadata and model; found {', '.join(sorted(content)[:5])}."
-                " Give a file that tools/train_net.py wrote."
+                f"{path}: expected a checkpoint with config, metadata and model; found "
+                f"{', '.join(sorted(content)[:5])}. Give a file that tools/train_net.py wrote."
             )
         cfg = get_cfg()
         add_weakseg_config(cfg)

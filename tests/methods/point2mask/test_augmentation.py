@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+
 from weakseg.config import add_weakseg_config
 from weakseg.data.augmentation import build_augmentation
 from weakseg.labels import WeakLabels

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from weakseg.methods.point2mask.checkpoint import our_name, published_name, to_ours, to_published
 from weakseg.methods.point2mask.network import Point2MaskNetwork
 

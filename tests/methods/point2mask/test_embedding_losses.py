@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from weakseg.methods.point2mask.embedding_losses import boundary_loss, contrastive_loss
 
 THINGS, STUFF = 3, 2

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from weakseg.methods.point2mask.graph import edge_costs
 from weakseg.refine.graph_distance import NEIGHBOURS
 

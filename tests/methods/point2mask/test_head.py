@@ -7,8 +7,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from tiny import CONFIGS, point_labels, scenes, shrunk_config
 
+from tiny import CONFIGS, point_labels, scenes, shrunk_config
 from weakseg.data import WeakMapper, build_train_loader
 from weakseg.labels import WeakLabels
 from weakseg.safe_io import read_json, write_json

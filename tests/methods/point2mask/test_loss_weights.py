@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from weakseg.methods.point2mask.loss_weights import SCALING, loss_ramp, scale_losses
 
 # name: (ramped, share of things 0.75 / of stuff 0.25 / none 1 in the corrected and in the published form)

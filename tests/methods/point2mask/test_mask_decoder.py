@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+
 from weakseg.methods.point2mask.mask_decoder import ClassMaskDecoder, MaskAttention, MaskDecoder, MaskDecoderLayer
 
 SIZES = [(4, 6), (2, 3), (1, 2)]

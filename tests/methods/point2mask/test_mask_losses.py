@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from weakseg.methods.point2mask import mask_losses
 from weakseg.methods.point2mask.mask_losses import dice_losses, stuff_losses, stuff_presence
 from weakseg.methods.point2mask.semantic_losses import existence_loss_sum

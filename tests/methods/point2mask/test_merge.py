@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from weakseg.methods.point2mask import merge
 from weakseg.methods.point2mask.merge import pair_boxes, panoptic_merge, score_masks, semantic_map, top_pairs
 

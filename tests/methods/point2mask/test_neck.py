@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch.nn import functional as F
+
 from weakseg.methods.point2mask.neck import Neck
 
 

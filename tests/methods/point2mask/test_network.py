@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+
 from weakseg.layers.position_encoding import level_paddings, sine_position
 from weakseg.methods.point2mask.network import Point2MaskNetwork
 

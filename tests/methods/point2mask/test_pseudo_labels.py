@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from weakseg.methods.point2mask.pseudo_labels import (
     boxes_of,
     class_likelihood,

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from weakseg.layers.tree_filter import tree_filter
 from weakseg.methods.point2mask.semantic_losses import (
     color_affinity,
@@ -109,9 +110,11 @@ def test_without_labelled_pixels_the_loss_is_a_zero_in_the_graph():
 
 
 def _lab() -> torch.Tensor:
-    """Two images of few colours about the threshold |Lab_i - Lab_j| = 2.408, the darkest of them nearly black."""
-    steps = torch.randint(0, 3, (2, 1, 6, 7), generator=torch.Generator().manual_seed(2)).double()
-    return torch.cat([1.2 * steps + 0.005, steps * 0, torch.zeros_like(steps)], dim=1)
+    """Two images of grey levels that differ by 2.4 and 2.415, on both sides of the threshold 2 log(1 / 0.3) = 2.408; of
+    the two levels about it one counts as nearly black."""
+    level = torch.randint(0, 4, (2, 1, 6, 7), generator=torch.Generator().manual_seed(2))
+    lightness = torch.tensor([0.005, 1.205, 2.405, 3.62], dtype=torch.float64)[level]
+    return torch.cat([lightness, torch.zeros_like(lightness), torch.zeros_like(lightness)], dim=1)
 
 
 def _color_prior_by_loops(logits, lab, valid, *, official):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+
 from weakseg.methods.point2mask.set_losses import generalized_iou, location_losses, match
 
 WEIGHTS = {"class_weight": 2.0, "box_weight": 5.0, "giou_weight": 2.0}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from weakseg.methods.point2mask.supply import (
     cells_of,
     centre_cells,

@@ -1,8 +1,8 @@
 """Labelled pixels of a batch, and truth in the place of pseudo labels."""
 
 import torch
-from tiny import point_labels
 
+from tiny import point_labels
 from weakseg.labels import WeakLabels
 from weakseg.methods.point2mask.targets import point_targets, true_labels
 

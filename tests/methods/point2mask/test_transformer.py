@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+
 from weakseg.layers.position_encoding import encoder_reference_points
 from weakseg.methods.point2mask.transformer import DeformableEncoder, LocationDecoder, refine_box
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from weakseg.methods.point2mask.transport import sinkhorn_potentials, transport_labels
 
 

@@ -1,4 +1,4 @@
-"""Configuration keys of Point2Mask, `MODEL.POINT2MASK.*`. Defaults are the published values for VOC (card section 11)."""
+"""Configuration keys of Point2Mask, `MODEL.POINT2MASK.*`; defaults are published values for VOC (card section 11)."""
 
 from __future__ import annotations
 

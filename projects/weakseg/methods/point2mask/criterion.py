@@ -66,7 +66,7 @@ class Criterion(nn.Module):
         weights: LossWeights,
         official: bool,
     ):
-        """pixel_mean, pixel_std: of pixel values 0..255, per channel in the `channel_order` of the images, RGB or BGR."""
+        """pixel_mean, pixel_std: of pixel values 0..255, per channel in the images' `channel_order`, RGB or BGR."""
         super().__init__()
         self.num_things, self.num_stuff = num_things, num_stuff
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
@@ -92,6 +92,8 @@ class Criterion(nn.Module):
         small_size = outputs.semantic[0].shape[-2:]
         valid = None if self.official else _inside(images, small_size)
         target, covering = dilated.labels_at(*small_size)
+        if valid is not None:
+            target = torch.where(valid, target, NO_CLASS)
         stuff_present = stuff_presence(pseudo.semantic, num_things=self.num_things, num_stuff=self.num_stuff)
         counts = _global_counts(
             classes=dilated.present.sum(),

@@ -69,9 +69,13 @@ class Point2MaskHead(WeakHead):
         official: bool = False,
     ):
         """from_masks: learn from true masks instead of points; transport_warmup: iterations of phase 1; transport:
-        keyword arguments of `make_pseudo_labels` (stride, epsilon, iterations, lambda_...); thresholds: (things, stuff).
-        """
+        keyword arguments of `make_pseudo_labels` (stride, epsilon, iterations, lambda_...); thresholds: for (things,
+        stuff)."""
         super().__init__()
+        if point_dilation % 2 == 0:
+            raise ValueError(
+                f"MODEL.POINT2MASK.POINT_DILATION: expected an odd number of pixels; found {point_dilation}. Add 1."
+            )
         self.network, self.criterion = network, criterion
         self.in_features = in_features
         self.num_things, self.num_stuff = num_things, num_stuff
