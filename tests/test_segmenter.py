@@ -1,4 +1,4 @@
-"""The meta-architecture with heads that it does not know: a toy sixth head trains and predicts by registration alone."""
+"""The meta-architecture with heads it does not know: a toy sixth head trains and predicts by registration alone."""
 
 import pytest
 import torch

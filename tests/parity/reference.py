@@ -87,8 +87,8 @@ def fill_rule():
 
 
 class Reference:
-    """One recorded .npz (or .json) file. Use as `with Reference(path) as ref:`; leaving the block without an error fails
-    when an array was neither taken as an input (`ref["name"]`, `ref.tensor`) nor compared as an output
+    """One recorded .npz (or .json) file. Use as `with Reference(path) as ref:`; leaving the block without an error
+    fails when an array was neither taken as an input (`ref["name"]`, `ref.tensor`) nor compared as an output
     (`ref.compare`)."""
 
     def __init__(self, path: Path):
