@@ -21,6 +21,9 @@ class WeaklySupervisedSegmenter(nn.Module):
     list of results, one dict an image, at the image's original size (see `WeakHead.finish`).
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(self, *, backbone: Backbone, head: WeakHead, pixel_mean: list[float], pixel_std: list[float]):
         """pixel_mean, pixel_std: per channel, in the order of `INPUT.FORMAT`, of pixel values 0..255."""

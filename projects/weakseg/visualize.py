@@ -76,7 +76,7 @@ def sheet(panels: Sequence[tuple[str, np.ndarray]], height: int = 256) -> np.nda
     return np.hstack(titled)
 
 
-def class_colors(colors: Sequence[Sequence[int]] | None, count: int) -> list[tuple[int, int, int]]:
+def class_colors(colors: Sequence[Sequence[int]] | None, count: int) -> list[tuple[int, ...]]:
     """The given class colours, or `count` fixed ones where a data set has none."""
     if colors:
         return [tuple(int(v) for v in color) for color in colors]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 from detectron2.layers import ShapeSpec
@@ -35,13 +37,15 @@ class TimmBackbone(Backbone):
         super().__init__()
         arguments = {"pretrained": False, "features_only": True, "in_chans": in_channels, **arguments}
         with torch.device("meta"):
-            stages = timm.create_model(name, **arguments).feature_info
+            whole: Any = timm.create_model(name, **arguments)
+        stages = whole.feature_info
         strides = stages.reduction()
         wanted = {_index_of(feature, strides, name): feature for feature in out_features}
         # What lies behind the last map is not built: it would cost time, and get no gradient.
-        self.network = timm.create_model(name, out_indices=sorted(wanted), **arguments)
+        network: Any = timm.create_model(name, out_indices=sorted(wanted), **arguments)
+        self.network = network
         self._features = [wanted[index] for index in sorted(wanted)]
-        self._channels = dict(zip(self._features, self.network.feature_info.channels()))
+        self._channels = dict(zip(self._features, network.feature_info.channels()))
         self._channels_last = getattr(self.network, "output_fmt", Format.NCHW) == Format.NHWC
         if frozen_norm:
             self.network = freeze_batch_norm_2d(self.network)

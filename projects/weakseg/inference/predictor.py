@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ class WeakPredictor:
         self._build(cfg, read_weights(cfg.MODEL.WEIGHTS))
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, device: str | None = None, opts: list[str] = ()) -> WeakPredictor:
+    def from_checkpoint(cls, path: str | Path, *, device: str | None = None, opts: Sequence[str] = ()) -> WeakPredictor:
         """From a checkpoint that training wrote: it carries its config and classes. device: default a GPU where there
         is one; opts: further config keys and values by turns."""
         content = read_weights(path)

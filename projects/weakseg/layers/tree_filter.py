@@ -10,7 +10,6 @@ but in some twenty operations instead of a thousand, for all images and channels
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -134,8 +133,7 @@ def _reduction_steps(weight: Tensor, tree: Tree) -> list[tuple[_Edges, _Edges]]:
     roots = len(tree.parent)
     steps = []
     path_weight = weight[roots:]
-    for ancestor, next_ancestor in zip_longest(tree.ancestors, tree.ancestors[1:], fillvalue=()):
-        evens = len(next_ancestor)
+    for ancestor, evens in zip(tree.ancestors, [*map(len, tree.ancestors[1:]), 0]):
         even = _Edges(slice(roots, roots + evens), ancestor[:evens], path_weight[:evens])
         odd = _Edges(slice(roots + evens, roots + len(ancestor)), ancestor[evens:], path_weight[evens:])
         steps.append((even, odd))

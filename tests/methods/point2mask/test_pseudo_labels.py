@@ -14,40 +14,38 @@ from weakseg.methods.point2mask.pseudo_labels import (
 )
 from weakseg.methods.point2mask.semantic_losses import dilate_points
 
-THINGS, CLASSES = 3, 5
+THINGS, STUFF, CLASSES = 3, 3, 5  # things 0..2, stuff 3 and 4
 SIZE = (64, 96)
-OBJECTS = {0: (0, 0, 32, 32), 1: (0, 64, 64, 96), 2: (48, 8, 64, 40)}  # y0, x0, y1, x1; all of class 1, on stuff 4
+OBJECTS = {0: (0, 0, 32, 32), 1: (0, 64, 64, 96), 2: (48, 8, 64, 40)}  # y0, x0, y1, x1; all of class 1, on stuff
 CENTRES = [(0, 16, 15), (1, 30, 80), (2, 55, 24)]
 
 
-def scene(objects=OBJECTS, size=SIZE, thing=1, stuff=4, sure=8.0):
+def scene():
     """Logits (1, C, H / 8, W / 8) that know the objects, boundary logits and embedding that know nothing."""
-    logits = torch.zeros(1, CLASSES, *size)
-    logits[:, stuff] = sure
-    for y0, x0, y1, x1 in objects.values():
-        logits[0, stuff, y0:y1, x0:x1] = 0.0
-        logits[0, thing, y0:y1, x0:x1] = sure
-    small = F.avg_pool2d(logits, 8)
-    embedding = F.normalize(torch.ones(1, 4, *small.shape[2:]), dim=1)
-    return small, torch.zeros(1, *small.shape[2:]), embedding
+    logits = torch.zeros(1, CLASSES, SIZE[0] // 8, SIZE[1] // 8)
+    logits[:, STUFF] = 8.0
+    for y0, x0, y1, x1 in OBJECTS.values():
+        logits[0, :, y0 // 8 : y1 // 8, x0 // 8 : x1 // 8] = torch.tensor([0.0, 8.0, 0.0, 0.0, 0.0]).view(-1, 1, 1)
+    return logits, torch.zeros_like(logits[:, 0]), torch.ones_like(logits[:, :1])
 
 
 def point_map(points, classes, size=SIZE, with_stuff=True):
-    """(B, H, W): the points' classes and, `with_stuff`, one pixel of stuff 4."""
+    """(B, H, W): the points' classes and, `with_stuff`, one pixel of stuff."""
     result = torch.full((len(points), *size), 255)
-    result[:, size[0] * 5 // 8, size[1] // 2] = 4 if with_stuff else 255
+    result[:, size[0] * 5 // 8, size[1] // 2] = STUFF if with_stuff else 255
     for b, rows in enumerate(points):
         for k, y, x in rows:
             result[b, y, x] = classes[b][k]
     return result
 
 
-def run(points, classes, inputs=None, size=SIZE, image_sizes=None, point_size=1, with_stuff=True, **options):
-    """`points`, `classes`: lists per image of plain rows; the scene for each image where `inputs` is None."""
-    logits, boundary, embedding = inputs or [v.expand(len(points), *v.shape[1:]) for v in scene(size=size)]
+def run(points, classes, inputs=None, size=SIZE, image_sizes=None, point_size=1, with_stuff=True, seen=None, **options):
+    """`points`, `classes`: rows per image; `seen`: rows (class, y, x) of the point map, if not the points."""
+    logits, boundary, embedding = inputs or [v.expand(len(points), *v.shape[1:]) for v in scene()]
+    seen_map = point_map(seen or points, [range(CLASSES)] if seen else classes, size, with_stuff)
     return make_pseudo_labels(
         logits,
-        dilate_points(point_map(points, classes, size, with_stuff), CLASSES, point_size),
+        dilate_points(seen_map, CLASSES, point_size),
         boundary,
         embedding,
         [torch.tensor(c, dtype=torch.int64) for c in classes],
@@ -69,15 +67,12 @@ def random_inputs(size, batch=1, seed=0):
 @pytest.mark.parametrize("official", [False, True])
 def test_each_object_goes_to_its_point(phase, official):
     result = run([CENTRES], [[1, 1, 1]], phase=phase, official=official)
-    truth = torch.full(SIZE, -1)
-    for k, (y0, x0, y1, x1) in OBJECTS.items():
-        truth[y0:y1, x0:x1] = k
-    away_from_borders = F.max_pool2d((F.pad(truth, (4, 4, 4, 4), value=-1)[None].float()), 9, 1)[0] == truth
-    away_from_borders &= -F.max_pool2d(-(F.pad(truth, (4, 4, 4, 4), value=9)[None].float()), 9, 1)[0] == truth
-    assert float(away_from_borders.float().mean()) > 0.5
-    assert torch.equal(result.instance_map[0][away_from_borders], truth[away_from_borders])
-    semantic = torch.where(truth >= 0, 1, 4)
-    assert torch.equal(result.semantic[0][away_from_borders], semantic[away_from_borders])
+    for k, (y0, x0, y1, x1) in OBJECTS.items():  # up to half a cell from the border
+        inside = slice(y0 + 4, y1 - 4), slice(x0 + 4, x1 - 4)
+        around = slice(max(y0 - 4, 0), y1 + 4), slice(max(x0 - 4, 0), x1 + 4)
+        assert bool((result.instance_map[0][inside] == k).all()) and bool((result.semantic[0][inside] == 1).all())
+        assert int((result.instance_map[0] == k).sum()) == int((result.instance_map[0][around] == k).sum())
+    assert torch.equal(result.instance_map[0] >= 0, result.semantic[0] == 1)
     expected = torch.tensor([[x0, y0, x1, y1] for y0, x0, y1, x1 in OBJECTS.values()]).float()
     assert float((result.boxes[0] - expected).abs().max()) <= 4
     assert result.instance_map[0].dtype == result.semantic.dtype == torch.int64
@@ -99,10 +94,9 @@ def test_published_instance_without_a_point_is_ten_away_from_all_pixels():
     assert distance.tolist() == [[[0, 7, 14], [7, 7, 14]], [[10] * 3] * 2, [[7, 7, 7], [7, 0, 7]]]
     # A dear graph: with the published rule the far pixels go to the instance that nobody pointed at.
     options = {"inputs": random_inputs(SIZE), "lambda_probability": 50.0}
-    points, classes = [[(1, 1, 1)]], [[1, 1]]
-    assert bool((run(points, classes, official=True, **options).instance_map[0] == 0).any())
-    assert not bool((run(points, classes, official=False, **options).instance_map[0] == 0).any())
-    assert not bool((run(points, classes, official=True, phase=2, **options).instance_map[0] == 0).any())
+    for official, phase, expected in ((True, 1, True), (False, 1, False), (True, 2, False)):
+        result = run([[(1, 1, 1)]], [[1, 1]], official=official, phase=phase, **options)
+        assert bool((result.instance_map[0] == 0).any()) == expected
 
 
 @pytest.mark.parametrize("phase", [1, 2])
@@ -115,7 +109,7 @@ def test_nothing_one_many_in_a_batch(phase, official):
     assert bool((result.instance_map[0] == -1).all()) and bool((result.instance_map[1] == -1).all())
     assert result.boxes[1].tolist() == [[24, 16, 72, 48]] * 2
     # Stuff was labelled in all images, things in the last two: elsewhere thing pixels are uncertain.
-    assert set(result.semantic[0].unique().tolist()) == {4, 255}
+    assert set(result.semantic[0].unique().tolist()) == {STUFF, 255}
     assert torch.equal(result.instance_map[2] == 0, result.semantic[2] == 1)
     for i in range(len(points)):
         alone = run(points[i : i + 1], classes[i : i + 1], phase=phase, official=official)
@@ -134,18 +128,16 @@ def test_nobody_pointed_at_anything(phase, official):
 
 @pytest.mark.parametrize("phase", [1, 2])
 def test_nothing_is_dealt_in_the_padding(phase):
-    inside = (40, 88)
-    points, classes = [CENTRES[:2]], [[1, 1]]
-    result = run(points, classes, image_sizes=[inside], phase=phase)
+    result = run([CENTRES[:2]], [[1, 1]], image_sizes=[(40, 88)], phase=phase)
     is_outside = torch.ones(SIZE, dtype=torch.bool)
-    is_outside[: inside[0], : inside[1]] = False
+    is_outside[:40, :88] = False
     assert bool((result.instance_map[0][is_outside] == -1).all()) and bool(
         (result.semantic[0][is_outside] == 255).all()
     )
     assert bool((result.instance_map[0][~is_outside] >= 0).any())
     assert float(result.boxes[0][:, 2].max()) <= 88 and float(result.boxes[0][:, 3].max()) <= 40
 
-    published = run(points, classes, image_sizes=[inside], phase=phase, official=True)
+    published = run([CENTRES[:2]], [[1, 1]], image_sizes=[(40, 88)], phase=phase, official=True)
     assert bool((published.instance_map[0][is_outside] >= 0).any())
     assert bool((published.semantic[0][is_outside] != 255).any())
     assert float(published.boxes[0][:, 2].max()) <= 88 and float(published.boxes[0][:, 3].max()) <= 40
@@ -153,16 +145,56 @@ def test_nothing_is_dealt_in_the_padding(phase):
 
 def test_padding_does_not_change_the_supply():
     def wide(width, **options):
-        inputs = scene({0: (0, 0, 32, width)}, size=(32, width))
+        logits = torch.tensor([0.0, 4.0, 3.0, 0.0, 0.0]).view(1, CLASSES, 1, 1).expand(1, CLASSES, 4, width // 8)
+        inputs = (logits, torch.zeros(1, 4, width // 8), torch.ones(1, 1, 4, width // 8))
         points = [[(0, 16, 10), (1, 16, 50)]]
-        return run(
-            points, [[1, 1]], inputs=inputs, size=(32, width), phase=2, with_stuff=False, **options
-        ).instance_map[0][:, :64]
+        options = options | {"size": (32, width), "phase": 2, "with_stuff": False}
+        return run(points, [[1, 2]], inputs=inputs, **options).instance_map[0][:, :64]
 
     plain = wide(64)
     assert set(plain.unique().tolist()) == {0, 1}
     assert torch.equal(wide(128, image_sizes=[(32, 64)]), plain)
     assert not torch.equal(wide(128, image_sizes=[(32, 64)], official=True), plain)
+
+
+def test_without_an_iteration_thing_pixels_go_to_the_nearest_instance():
+    inputs = random_inputs(SIZE)
+    lambdas = {"lambda_probability": 0.5, "lambda_boundary": 0.2, "lambda_feature": 0.3}
+    dilated = dilate_points(point_map([CENTRES], [[1, 1, 2]]), CLASSES, 1)
+    probabilities = present_probabilities(inputs[0], dilated)
+    graph = pixel_graph(probabilities, *inputs[1:], SIZE, stride=8, **lambdas)
+    distance = point_distance(graph[0], torch.tensor(CENTRES), 3, stride=8)
+    nearest = F.interpolate(distance[None], size=SIZE, mode="bilinear", align_corners=False)[0].argmin(dim=0)
+    is_thing = dense_probabilities(inputs[0], dilated)[0].argmax(dim=0) < THINGS
+    for phase in (1, 2):
+        result = run([CENTRES], [[1, 1, 2]], inputs=inputs, phase=phase, iterations=0, **lambdas)
+        assert torch.equal(result.instance_map[0], torch.where(is_thing, nearest, -1))
+
+
+def test_temperature_and_iterations_reach_the_transport():
+    def dealt(**options):
+        return run([CENTRES], [[1, 1, 2]], inputs=random_inputs(SIZE), phase=2, **options).instance_map[0]
+
+    published = dealt()
+    assert torch.equal(published, dealt(epsilon=1e-3, iterations=80))
+    assert not any(torch.equal(published, dealt(**o)) for o in ({"epsilon": 1e-2}, {"iterations": 20}))
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+@pytest.mark.parametrize("official", [False, True])
+def test_instances_of_an_image_without_any_labelled_pixel_stay_empty(phase, official):
+    result = run([[]], [[1, 1]], seen=[[(1, 16, 15)]], phase=phase, official=official)
+    assert bool((result.semantic[0] == 1).any())
+    assert bool((result.instance_map[0] == -1).all())
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_pixel_that_no_present_class_explains_is_of_class_0(phase):
+    logits = torch.zeros(1, CLASSES, 8, 12)
+    logits[:, 4] = 200.0  # absent, yet so sure that all others underflow to 0
+    result = run([[(0, 20, 20)]], [[1]], inputs=(logits, *scene()[1:]), phase=phase)
+    is_stuff = result.semantic[0] == STUFF
+    assert int(is_stuff.sum()) == 1 and torch.equal(result.instance_map[0] == 0, ~is_stuff)
 
 
 @pytest.mark.parametrize("phase", [1, 2])
@@ -207,11 +239,9 @@ def test_coarse_graph_is_sampled_bilinearly():
     probabilities = present_probabilities(logits, dilated)
     graph = pixel_graph(probabilities, boundary, embedding, (40, 64), stride=8, **lambdas)
     assert graph.shape == (2, 5, 8, 8)
-
-    def coarse(maps):
-        return F.interpolate(maps, size=(5, 8), mode="bilinear", align_corners=False)
-
-    q, s, m = coarse(dense_probabilities(logits, dilated)), coarse(boundary[None])[0].sigmoid(), coarse(embedding)
+    maps = dense_probabilities(logits, dilated), boundary[:, None], embedding
+    q, s, m = (F.interpolate(v, size=(5, 8), mode="bilinear", align_corners=False) for v in maps)
+    s = s[:, 0].sigmoid()
     for k, (dy, dx) in {4: (0, 1), 6: (1, 0)}.items():
         here, there = (..., slice(0, 5 - dy), slice(0, 8 - dx)), (..., slice(dy, 5), slice(dx, 8))
         expected = (q[here] - q[there]).abs().sum(1) + 0.5 * torch.maximum(s[here], s[there])
@@ -238,9 +268,9 @@ def test_square_around_a_point_has_its_class_whatever_the_network_says():
 def test_uncertain_pixels_have_no_class():
     logits = torch.zeros(1, CLASSES, 2, 2)
     # Four other classes with logit 0: the class is as likely as all of them together at log 4.
-    logits[0, 4] = torch.tensor(4.0).log() + torch.tensor([1e-3, -1e-3])
+    logits[0, STUFF] = torch.tensor(4.0).log() + torch.tensor([1e-3, -1e-3])
     result = run([[]], [[]], inputs=(logits, torch.zeros(1, 2, 2), torch.zeros(1, 3, 2, 2)), size=(16, 16))
-    assert result.semantic[0, 0, 0] == 4 and result.semantic[0, 0, 15] == 255
+    assert result.semantic[0, 0, 0] == STUFF and result.semantic[0, 0, 15] == 255
 
 
 def test_boxes_end_one_pixel_after_the_mask_and_at_the_image():

@@ -95,6 +95,11 @@ def test_any_labelled_pixel_vouches_for_the_centroid():
     assert centres(owner, points, official=True) == [[0, 0]]
 
 
+def test_labelled_pixel_in_the_mask_of_another_does_not_vouch():
+    owner = filled((32, 32), (16, 16, 32, 32), (0, 0, 8, 8))
+    assert centres(owner, [[0, 2, 2], [1, 1, 1]], 2) == [[0, 0], [0, 0]]
+
+
 def test_labelled_pixel_vouches_not_the_corner_of_its_cell():
     owner = filled((32, 32), (4, 4, 26, 26))  # centroid (14, 14)
     assert centres(owner, [[0, 6, 7]]) == [[1, 1]]

@@ -53,6 +53,9 @@ class Outputs:
 class Criterion(nn.Module):
     """Weighs, normalises and ramps the loss terms. It has no parameters; pixel statistics are buffers."""
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         *,
@@ -89,9 +92,9 @@ class Criterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Scaled loss terms by name. `step`: optimiser steps done before. Without `targets` the labels are true masks,
         and the losses that stand in for missing labels (colour, tree, contrastive, boundary) are left out."""
-        small_size = outputs.semantic[0].shape[-2:]
-        valid = None if self.official else _inside(images, small_size)
-        target, covering = dilated.labels_at(*small_size)
+        height, width = outputs.semantic[0].shape[-2:]
+        valid = None if self.official else _inside(images, (height, width))
+        target, covering = dilated.labels_at(height, width)
         if valid is not None:
             target = torch.where(valid, target, NO_CLASS)
         stuff_present = stuff_presence(pseudo.semantic, num_things=self.num_things, num_stuff=self.num_stuff)
@@ -145,7 +148,8 @@ class Criterion(nn.Module):
         images: ImageList,
         counts: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        location, losses = outputs.location, {}
+        location = outputs.location
+        losses: dict[str, Tensor] = {}
         last = len(outputs.matches) - 1
         for layer, matches in enumerate(outputs.matches):
             terms = location_losses(
@@ -227,7 +231,7 @@ def _by_layer(name: str, losses: Tensor) -> dict[str, Tensor]:
 def _inside(images: ImageList, size: tuple[int, int]) -> Tensor:
     """(B, h, w) bool: pixels of a small map that lie in the unpadded images."""
     padded = (images.tensor.shape[-2], images.tensor.shape[-1])
-    (outside,) = level_paddings(images.image_sizes, padded, [tuple(size)], device=images.tensor.device)
+    (outside,) = level_paddings(images.image_sizes, padded, [size], device=images.tensor.device)
     return ~outside
 
 

@@ -34,17 +34,18 @@ def contrastive_loss(
     images, 0 for an image without a point. The gradient flows through pixels and means alike.
     """
     losses = []
+    size = (embedding.shape[-2], embedding.shape[-1])
     for b, count in enumerate(num_instances):
         if count + num_stuff == 0:
             losses.append(embedding[b].sum() * 0)
             continue
         members = torch.cat(
             [
-                resize_label_masks(instance_maps[b], _range(0, count, embedding), embedding.shape[-2:]),
-                resize_label_masks(semantic[b], _range(num_things, num_stuff, embedding), embedding.shape[-2:]),
+                resize_label_masks(instance_maps[b], _range(0, count, embedding), size),
+                resize_label_masks(semantic[b], _range(num_things, num_stuff, embedding), size),
             ]
         ).flatten(1)
-        queries = _count_queries(points[b], point_map[b], count, num_things, num_stuff, embedding.shape[-2:])
+        queries = _count_queries(points[b], point_map[b], count, num_things, num_stuff, size)
         losses.append(_cell_loss(embedding[b].flatten(1).float(), members, queries, temperature))
     return torch.stack(losses).mean()
 
@@ -75,7 +76,7 @@ def boundary_loss(
     # The stronger boundary of a pair decides, and both losses are monotone: they are taken per pixel, before the pairs.
     affinity = 1 - boundary
     together, apart = -(affinity + 1e-5).log(), -(1 + 1e-5 - affinity).log()
-    sums, counts = 0.0, 0.0
+    sums = counts = logits.new_zeros(3, len(logits))
     for offset in _HALF_NEIGHBOURS:
         kinds = _pair_kinds(instances, semantic, inside, offset, num_things)
         alike, unlike = torch.maximum(*_pair(together, offset)), torch.minimum(*_pair(apart, offset))

@@ -47,6 +47,7 @@ class Point2MaskHead(WeakHead):
     """Panoptic segmentation from points on things and stuff; from true masks as the baseline."""
 
     accepts = frozenset({LabelKind.POINTS, LabelKind.MASKS})
+    iteration: Tensor
 
     @configurable
     def __init__(
@@ -98,7 +99,7 @@ class Point2MaskHead(WeakHead):
     def from_config(cls, cfg, input_shape) -> dict:
         node = cfg.MODEL.POINT2MASK
         num_things, num_stuff = class_counts(metadata_of(cfg))
-        classes = {"num_things": num_things, "num_stuff": num_stuff}
+        classes: dict = {"num_things": num_things, "num_stuff": num_stuff}
         in_channels = [input_shape[name].channels for name in node.IN_FEATURES]
         return {
             "network": Point2MaskNetwork(in_channels, **classes, **network_arguments(cfg)),
@@ -258,7 +259,7 @@ class Point2MaskHead(WeakHead):
         }
         scores, queries, classes = top_pairs(raw.class_logits[b], self.topk)
         stuff = torch.arange(self.num_stuff, device=classes.device)
-        result = {
+        result: dict = {
             "panoptic_seg": panoptic_merge(
                 torch.cat([raw.thing_masks[b], raw.stuff_masks[b]]),
                 torch.cat([scores, raw.stuff_logits[b].sigmoid()]),
@@ -275,7 +276,8 @@ class Point2MaskHead(WeakHead):
         return result
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
-        slow, fast = [], []
+        slow: list[nn.Parameter] = []
+        fast: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 (slow if any(part in name for part in SLOW_PARAMETERS) else fast).append(parameter)

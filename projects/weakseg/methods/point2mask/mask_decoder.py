@@ -103,7 +103,7 @@ class MaskDecoderLayer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """query (B, N, D), memory (B, S3, D), padding (B, S3) bool. Returns the new query, and the mask
         (B, N, h0, w0) or None."""
-        if self.self_attention is not None:
+        if self.self_attention is not None and self.self_norm is not None:
             query = self.self_norm(query + self.self_attention(query, query, query, need_weights=False)[0])
         attended, mask = self.mask_attention(query, memory, padding=padding, sizes=sizes, with_mask=with_mask)
         query = self.mask_norm(query + attended)
@@ -119,12 +119,13 @@ class MaskAttention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
-        self.level_convs = nn.ModuleList(nn.Conv2d(num_heads, num_heads, 1) for _ in range(NUM_MASK_LEVELS))
+        level_convs = [nn.Conv2d(num_heads, num_heads, 1) for _ in range(NUM_MASK_LEVELS)]
+        self.level_convs = nn.ModuleList(level_convs)
         self.all_levels_conv = nn.Conv2d(NUM_MASK_LEVELS * num_heads, 1, 1)
-        for weight in (self.in_proj_weight, *(conv.weight for conv in self.level_convs), self.all_levels_conv.weight):
+        for weight in (self.in_proj_weight, *(conv.weight for conv in level_convs), self.all_levels_conv.weight):
             nn.init.xavier_uniform_(weight)
-        for layer in (self.out_proj, *self.level_convs, self.all_levels_conv):
-            nn.init.zeros_(layer.bias)
+        for layer in (self.out_proj, *level_convs, self.all_levels_conv):
+            nn.init.zeros_(layer.get_parameter("bias"))
 
     def forward(
         self,
@@ -155,10 +156,11 @@ class MaskAttention(nn.Module):
         batch, _, queries, _ = logits.shape
         lengths = [h * w for h, w in sizes]
         mixes = self.all_levels_conv.weight.view(NUM_MASK_LEVELS, self.num_heads)
-        total = self.all_levels_conv.bias
+        total: Tensor = self.all_levels_conv.get_parameter("bias")
         for size, part, conv, mix in zip(sizes, logits.split(lengths, dim=-1), self.level_convs, mixes):
             # "Resize, concatenate, convolve to one channel" is linear: convolving first leaves one map to resize.
-            heads = torch.einsum("oh,bhqs->boqs", conv.weight.flatten(1), part) + conv.bias[:, None, None]
+            weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
+            heads = torch.einsum("oh,bhqs->boqs", weight.flatten(1), part) + bias[:, None, None]
             mask = torch.einsum("h,bhqs->bqs", mix, heads.relu()).reshape(batch * queries, 1, *size)
             total = total + F.interpolate(mask, size=sizes[0], mode="bilinear", align_corners=False)
         inside = ~padding[:, : lengths[0]].view(batch, 1, *sizes[0])

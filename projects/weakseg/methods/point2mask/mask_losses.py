@@ -30,7 +30,7 @@ def dice_losses(
     Resizing is a linear map of rows and of columns: p = R m C'. So the sums over p that dice needs are sums over the
     small mask, sum(p t) = <m, R' t C> and sum(p p) = <m, R'R m C'C>, and no resized mask is ever made.
     """
-    size = label_maps.shape[-2:]
+    size = (label_maps.shape[-2], label_maps.shape[-1])
     losses = [
         _image_dice(masks[b], label_maps[b], labels[b], size if image_sizes is None else image_sizes[b])
         for b in range(len(masks))

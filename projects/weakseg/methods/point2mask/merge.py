@@ -79,7 +79,7 @@ def panoptic_merge(
     limits = [overlap_thresholds[0 if label < num_things else 1] for label in kept_classes]
 
     id_map, accepted, painted = _paint(binary, area, which[order].tolist(), limits)
-    segments = []
+    segments: list[dict] = []
     for label, ok, pixels, score in zip(kept_classes, accepted.tolist(), painted.tolist(), quality.tolist()):
         if ok:
             segments.append(
@@ -115,15 +115,13 @@ def semantic_map(
 ) -> Tensor:
     """Class of the largest logit per pixel of the original image, (H0, W0) int64; of equal ones the first class (card
     section 5, step 7). scaled_logits (C, h0, w0)."""
-    best, label, first = None, None, 0
-    for some in scaled_logits.float().split(_chunk(padded_size, output_size)):
-        value, index = resize_and_crop(some, padded_size, image_size, output_size).max(0)
-        if best is None:
-            best, label = value, index
-        else:
-            larger = value > best
-            best, label = torch.where(larger, value, best), torch.where(larger, index + first, label)
-        first += len(some)
+    chunk = _chunk(padded_size, output_size)
+    chunks = scaled_logits.float().split(chunk)
+    winners = (resize_and_crop(some, padded_size, image_size, output_size).max(0) for some in chunks)
+    best, label = next(winners)
+    for k, (value, index) in enumerate(winners, start=1):
+        larger = value > best
+        best, label = torch.where(larger, value, best), torch.where(larger, index + k * chunk, label)
     return label
 
 

@@ -70,7 +70,7 @@ class Point2MaskNetwork(nn.Module):
     ):
         super().__init__()
         num_classes = num_things + num_stuff
-        sizes = {"dim": hidden_dim, "ffn_dim": ffn_dim, "num_heads": num_heads}
+        sizes: dict = {"dim": hidden_dim, "ffn_dim": ffn_dim, "num_heads": num_heads}
         self.neck = Neck(in_channels, hidden_dim)
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, hidden_dim))
         self.encoder = DeformableEncoder(num_layers=enc_layers, num_points=num_points, dropout=dropout, **sizes)
@@ -88,7 +88,7 @@ class Point2MaskNetwork(nn.Module):
         self.semantic_decoder = ClassMaskDecoder(num_classes, num_layers=semantic_layers, **sizes)
         self.semantic_scale = nn.Conv2d(num_classes, num_classes, 1, groups=num_classes)
         nn.init.ones_(self.semantic_scale.weight)
-        nn.init.zeros_(self.semantic_scale.bias)
+        nn.init.zeros_(self.semantic_scale.get_parameter("bias"))
         self.embedding_head = _pixel_head(hidden_dim, embed_dim)
         self.boundary_head = _pixel_head(hidden_dim, 1)
 
@@ -142,7 +142,7 @@ class Point2MaskNetwork(nn.Module):
         """
         sizes, tokens = encoded.sizes[:NUM_MASK_LEVELS], encoded.num_mask_tokens
         levels = (encoded.memory + encoded.position)[:, :tokens].detach().transpose(1, 2)
-        total = 0
+        total = levels.new_zeros(())
         for (h, w), level in zip(sizes, levels.split([h * w for h, w in sizes], dim=-1)):
             level = level.reshape(*level.shape[:2], h, w)
             total = total + F.interpolate(level, size=sizes[0], mode="bilinear", align_corners=False)

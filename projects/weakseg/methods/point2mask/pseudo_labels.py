@@ -77,13 +77,13 @@ def make_pseudo_labels(
     may lie in the last strip (f) and are checked with every labelled pixel (g, h). official=True: the published
     behaviour, except where that fails.
     """
-    size = tuple(dilated.masks.shape[-2:])
+    size = (dilated.masks.shape[-2], dilated.masks.shape[-1])
     lambdas = {
         "lambda_probability": lambda_probability,
         "lambda_boundary": lambda_boundary,
         "lambda_feature": lambda_feature,
     }
-    options = {"stride": stride, "epsilon": epsilon, "iterations": iterations, "official": official}
+    options: dict = {"stride": stride, "epsilon": epsilon, "iterations": iterations, "official": official}
     with torch.autocast(semantic_logits.device.type, enabled=False):
         probabilities = present_probabilities(semantic_logits, dilated)
         graph = pixel_graph(probabilities, boundary_logits, embedding, size, stride=stride, **lambdas)
@@ -180,7 +180,8 @@ def _deal(
         supply, demand = nearest_supply(cost)
     else:
         owner = grown_masks(cost / (cost.max() + 1e-5), likelihood, is_stuff)
-        centres = centre_cells(owner, points, instances, graph.shape[:2], stride=stride, official=official)
+        grid = (graph.shape[0], graph.shape[1])
+        centres = centre_cells(owner, points, instances, grid, stride=stride, official=official)
         distance = centre_distance(graph, centres)
         farthest = distance[:, : -(-height // stride), : -(-width // stride)].max()
         distance = _resize(distance / (farthest + 1e-5), size)[:, :height, :width]
@@ -191,7 +192,7 @@ def _deal(
 
 def point_distance(graph: Tensor, points: Tensor, instances: int, *, stride: int) -> Tensor:
     """(m, h, w) path cost to the nearest labelled pixel of each instance; 10 for an instance without one."""
-    cells = cells_of(points[:, 1:], graph.shape[:2], stride)
+    cells = cells_of(points[:, 1:], (graph.shape[0], graph.shape[1]), stride)
     distance = graph_distance(graph.expand(instances, -1, -1, -1), cells, points[:, 0])
     return distance.masked_fill(distance.isinf(), _ABSENT_DISTANCE)
 

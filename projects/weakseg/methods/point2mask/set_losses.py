@@ -63,13 +63,12 @@ def location_losses(
     by `normalizer`, the number of matched pairs (at least 1). Without a pair the box losses are zeros of the graph.
     """
     target_class = torch.zeros_like(class_logits, dtype=torch.float32)
-    predicted, targets, scales = [], [], []
+    pairs = []
     for b, (queries, instances) in enumerate(matches):
         target_class[b, queries, classes[b][instances]] = 1
-        predicted.append(boxes[b, queries].float())
-        targets.append(pseudo_boxes[b][instances].float())
-        scales.append(_box_scale(image_sizes[b], boxes).expand(len(queries), 4))
-    predicted, targets, scales = torch.cat(predicted), torch.cat(targets), torch.cat(scales)
+        scale = _box_scale(image_sizes[b], boxes).expand(len(queries), 4)
+        pairs.append((boxes[b, queries].float(), pseudo_boxes[b][instances].float(), scale))
+    predicted, targets, scales = (torch.cat(parts) for parts in zip(*pairs))
 
     focal = sigmoid_focal_loss(class_logits, target_class, alpha=0.25, gamma=2, reduction="sum")
     distance = F.l1_loss(predicted, box_convert(targets, "xyxy", "cxcywh") / scales, reduction="sum")

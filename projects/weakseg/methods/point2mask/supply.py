@@ -66,7 +66,7 @@ def centre_cells(
 
 def centre_distance(graph: Tensor, centres: Tensor) -> Tensor:
     """(m, h, w) path cost from one cell (m, 2) each; the largest float everywhere for one off the grid (fault f)."""
-    cells = cells_of(centres, graph.shape[:2], stride=1)
+    cells = cells_of(centres, (graph.shape[0], graph.shape[1]), stride=1)
     maps = torch.arange(len(centres), device=graph.device)
     distance = graph_distance(graph.expand(len(centres), -1, -1, -1), cells, maps)
     is_outside = (cells != centres).any(dim=1)

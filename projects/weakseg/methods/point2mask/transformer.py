@@ -71,11 +71,11 @@ class LocationDecoder(nn.Module):
         )
         class_branch = existence_prior(nn.Linear(dim, num_things))
         box_branch = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4))
-        nn.init.zeros_(box_branch[-1].weight)
-        nn.init.zeros_(box_branch[-1].bias)
+        nn.init.zeros_(box_branch.get_parameter("4.weight"))
+        nn.init.zeros_(box_branch.get_parameter("4.bias"))
         self.class_branches = nn.ModuleList(copy.deepcopy(class_branch) for _ in range(num_layers))
         self.box_branches = nn.ModuleList(copy.deepcopy(box_branch) for _ in range(num_layers))
-        nn.init.constant_(self.box_branches[0][-1].bias[2:], -2.0)
+        nn.init.constant_(self.box_branches.get_parameter("0.4.bias")[2:], -2.0)
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
         _initialise_layers(self.layers)
@@ -119,9 +119,9 @@ def refine_box(change: Tensor, reference: Tensor) -> Tensor:
     return (change + logit).sigmoid()
 
 
-def existence_prior(linear: nn.Linear) -> nn.Linear:
+def existence_prior(linear: nn.Module) -> nn.Module:
     """The same layer, its bias set so that every class starts with probability 0.01."""
-    nn.init.constant_(linear.bias, -math.log(99))
+    nn.init.constant_(linear.get_parameter("bias"), -math.log(99))
     return linear
 
 
