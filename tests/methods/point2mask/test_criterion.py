@@ -4,8 +4,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
-from tiny import CONFIGS, point_labels, scenes, shrunk_config
 
+from tiny import CONFIGS, point_labels, scenes, shrunk_config
 from weakseg.methods.point2mask.criterion import _global_counts
 
 
