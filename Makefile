@@ -35,7 +35,7 @@ $(STAMP): constraints.txt constraints-any.txt requirements.txt requirements-dev.
 RUN := OMP_NUM_THREADS=1 MPLBACKEND=Agg PYTHONHASHSEED=0
 
 demo: $(STAMP)
-	$(RUN) $(PY) tools/demo.py
+	$(PY) tools/demo.py
 
 test: $(STAMP)
 	$(RUN) $(PY) -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu" tests

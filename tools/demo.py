@@ -10,7 +10,6 @@ the points were grown to, prediction, truth. Ends with a table.
 """
 
 import argparse
-import logging
 import time
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
 def train(
     args: argparse.Namespace, supervision: str, label_files: tuple[Path, Path]
 ) -> tuple[dict, dict, Trainer, float]:
-    """Results before and after training from `supervision`, the trainer, and the seconds that training took."""
+    """Results before and after training from `supervision`, the trainer, and the seconds of training and its test."""
     folder = args.output / supervision
     train_file, test_file = (str(path) for path in label_files)
     opts = ["DATASETS.TRAIN", f"({train_file!r},)", "DATASETS.TEST", f"({test_file!r},)"]
@@ -57,9 +56,8 @@ def train(
     trainer.resume_or_load(resume=False)
     before = trainer.test(cfg, trainer.module)
     started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started
-    return before, trainer.test(cfg, trainer.module), trainer, seconds
+    after = trainer.train()
+    return before, after, trainer, time.perf_counter() - started
 
 
 def show(trainer: Trainer, test_file: str, folder: Path) -> dict[str, float]:
@@ -75,21 +73,22 @@ def show(trainer: Trainer, test_file: str, folder: Path) -> dict[str, float]:
         (sample,) = batch
         image, weak = read_image(sample["file_name"]), sample["weak"]
         with torch.no_grad():
-            prediction = model(batch)[0]["panoptic_seg"]
-        pseudo = model.pseudo_labels(batch)[0]["panoptic_seg"]
+            predicted_ids, predicted = model(batch)[0]["panoptic_seg"]
+        pseudo_ids, pseudo = model.pseudo_labels(batch)[0]["panoptic_seg"]
+        pseudo_ids = pseudo_ids.cpu().numpy()
         true_ids, true_segments = truth.panoptic(sample["image_id"])
         points, classes = weak.points.numpy(), weak.classes[weak.point_target].numpy()
         described = [
             {"id": k + 1, "category_id": segment.class_index, "isthing": segment.class_index < truth.num_things}
             for k, segment in enumerate(true_segments)
         ]
-        for name, ids in (("pseudo masks", pseudo[0].numpy()), ("nearest-point split", nearest_point(points, image))):
+        for name, ids in (("pseudo masks", pseudo_ids), ("nearest-point split", nearest_point(points, image))):
             overlaps[name] += target_overlaps(ids, true_ids, points)
         panels = [
             ("image", image),
             ("points", draw_points(image, points, classes, colors)),
-            ("pseudo masks", paint_panoptic(image, pseudo[0].numpy(), pseudo[1], colors)),
-            ("prediction", paint_panoptic(image, prediction[0].numpy(), prediction[1], colors)),
+            ("pseudo masks", paint_panoptic(image, pseudo_ids, pseudo, colors)),
+            ("prediction", paint_panoptic(image, predicted_ids.cpu().numpy(), predicted, colors)),
             ("truth", paint_panoptic(image, true_ids, described, colors)),
         ]
         write_png(folder / f"{Path(sample['file_name']).stem}.png", sheet(panels))
@@ -131,7 +130,6 @@ def main() -> None:
             quality = show(trainer, str(label_files[1]), args.output / "pictures")
             report["mean_iou_of_targets"] = quality
     write_json(args.output / "report.json", report)
-    logging.getLogger("weakseg").info("demo finished")
     print(f"\nOn {args.test_images} held-out scenes, seed {args.seed}:")
     print(tabulate(rows, headers=["", "PQ", "PQ things", "PQ stuff", "mIoU"], floatfmt=".1f"))
     print(tabulate(quality.items(), headers=["from the held-out points", "mean IoU of targets"], floatfmt=".1f"))

@@ -23,12 +23,14 @@ def inputs(batch=2, queries=3, padded=(5, 11, 23, 29)):
 
 
 def randomised(module):
-    """Every parameter drawn at random, the last mask convolution positive so that masks are alive."""
+    """Every parameter drawn at random, the last mask convolution such that a part of each mask is alive."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in module.named_parameters():
         torch.nn.init.normal_(parameter, std=0.5, generator=generator)
-        if "all_levels_conv" in name:
+        if "all_levels_conv.weight" in name:
             parameter.data.abs_()
+        if "all_levels_conv.bias" in name:
+            parameter.data.fill_(-1.5)
     return module.eval()
 
 
@@ -58,7 +60,8 @@ def test_mask_attention_equals_the_slow_loop():
     query, memory, places = inputs()
     module = randomised(MaskAttention(DIM, num_heads=HEADS))
     attended, masks = module(query, memory, **places)
-    assert attended.shape == (2, 3, DIM) and masks.shape == (2, 3, 4, 6) and (masks > 0).any()
+    assert attended.shape == (2, 3, DIM) and masks.shape == (2, 3, 4, 6)
+    assert (masks > 0).any() and (masks[1] == 0).any()
     for b in range(2):
         for n in range(3):
             expected = slow_mask_attention(module, query[b, n], memory[b], places["padding"][b])

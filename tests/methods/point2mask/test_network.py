@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from weakseg.layers.position_encoding import level_paddings, sine_position
+from weakseg.layers.position_encoding import encoder_reference_points, level_paddings, sine_position, valid_ratios
 from weakseg.methods.point2mask.network import Point2MaskNetwork
 
 CHANNELS = [4, 6, 8]
@@ -70,6 +70,17 @@ def test_tokens_are_the_levels_row_by_row_with_their_padding_and_position():
                 assert torch.equal(encoded.padding[:, start], padding[:, i, j])
                 start += 1
     assert start == encoded.memory.shape[1]
+
+
+def test_the_encoder_looks_at_the_centres_of_tokens_in_the_unpadded_image():
+    network = network_of()
+    seen = {}
+    network.encoder.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    encoded = network.encode(random_features(), IMAGES, PADDED)
+    ratios = valid_ratios(level_paddings(IMAGES, PADDED, encoded.sizes))
+    torch.testing.assert_close(encoded.valid_ratios, ratios)
+    torch.testing.assert_close(seen["reference"], encoder_reference_points(encoded.sizes, ratios))
+    assert torch.equal(seen["padding"], encoded.padding)
 
 
 def test_images_of_a_batch_do_not_see_each_other():

@@ -19,6 +19,14 @@ def location_decoder(dropout=0.0):
     return LocationDecoder(num_things=3, num_queries=5, num_layers=3, dropout=dropout, **SMALL)
 
 
+def randomised(module):
+    """Weights at which queries and positions matter: sampling offsets and attention weights start at 0."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=generator)
+    return module.eval()
+
+
 def no_padding(batch=2):
     return {
         "valid_ratios": torch.ones(batch, 4, 2),
@@ -39,8 +47,8 @@ def test_a_box_is_the_change_added_to_the_logit_of_the_reference():
 
 def test_references_at_the_border_stay_finite():
     box = refine_box(torch.zeros(4), torch.tensor([0.0, 1.0, -0.5, 1.5]))
-    low = 1e-5 / (1 + 1e-5)
-    torch.testing.assert_close(box, torch.tensor([low, 1 - low, low, 1 - low]), atol=1e-7, rtol=1e-3)
+    distance = torch.stack([box[0], 1 - box[1], box[2], 1 - box[3]])  # from the border
+    torch.testing.assert_close(distance, torch.full((4,), 1e-5), atol=2e-7, rtol=0)
 
 
 def test_every_layer_refines_the_box_of_the_layer_before():
@@ -130,7 +138,7 @@ def test_what_lies_in_the_padding_changes_nothing_inside():
 
 def test_an_encoder_layer_is_attention_norm_feed_forward_norm():
     torch.manual_seed(0)
-    encoder = DeformableEncoder(num_layers=1, dropout=0.0, **SMALL).eval()
+    encoder = randomised(DeformableEncoder(num_layers=1, dropout=0.0, **SMALL))
     layer = encoder.layers[0]
     tokens, position = torch.randn(2, 1, TOKENS, 16)
     inputs = {
@@ -141,6 +149,21 @@ def test_an_encoder_layer_is_attention_norm_feed_forward_norm():
     x = layer.attention_norm(layer.attention(tokens, tokens, query_position=position, **inputs))
     x = layer.ffn_norm(x + layer.ffn.reduce(torch.clamp(layer.ffn.expand(x), min=0)))
     torch.testing.assert_close(encoder(tokens, position, **inputs), x)
+
+
+def test_a_decoder_layer_is_self_attention_cross_attention_feed_forward():
+    layer = randomised(location_decoder().layers[0])
+    query, position = torch.randn(2, 1, 5, 16)
+    memory = torch.randn(1, TOKENS, 16)
+    places = {
+        "reference": torch.rand(1, 5, 4, 2),
+        "padding": torch.zeros(1, TOKENS, dtype=torch.bool),
+        "sizes": SIZES,
+    }
+    x = layer.self_norm(query + layer.self_attention(query + position, query + position, query)[0])
+    x = layer.cross_norm(layer.cross_attention(x, memory, query_position=position, **places))
+    x = layer.ffn_norm(x + layer.ffn.reduce(torch.clamp(layer.ffn.expand(x), min=0)))
+    torch.testing.assert_close(layer(query, memory, query_position=position, **places), x)
 
 
 def test_dropout_acts_in_training_alone():
