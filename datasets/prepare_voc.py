@@ -9,25 +9,23 @@ python datasets/prepare_voc.py --root my/VOCdevkit/VOC2012 --output my/labels
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
+
+from prepare_arguments import prepare_parser
 
 from weakseg.data.convert.voc import prepare_voc
 
 
 def parse_arguments() -> argparse.Namespace:
-    data = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--root", type=Path, default=data / "VOC2012", help="folder with JPEGImages (default: %(default)s)"
+    parser = prepare_parser(
+        __doc__,
+        root="VOC2012",
+        root_holds="JPEGImages, SegmentationClass, SegmentationObject and ImageSets",
+        output="voc_2012",
+        splits=("train", "val", "train_aug"),
     )
-    parser.add_argument("--output", type=Path, default=data / "weakseg" / "voc_2012", help="default: %(default)s")
-    parser.add_argument("--splits", nargs="+", choices=("train", "val", "train_aug"), default=["train", "val"])
     parser.add_argument("--sbd", type=Path, help="folder of SBD with cls and inst, for train_aug")
-    parser.add_argument("--points", type=int, default=0, help="points to draw in each segment (default: none)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the points (default: 0)")
-    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     return parser.parse_args()
 
 

@@ -10,14 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from hostile import refused
 from weakseg import safe_io
-
-
-def refused(match, call, *args, **kwargs):
-    with pytest.raises(ValueError, match=match) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_every_kind_of_checkpoint_is_read(tmp_path):

@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import pickle
 import re
 import struct
 import zipfile
@@ -15,19 +14,10 @@ import scipy.io
 import torch
 from PIL import Image
 
+from hostile import Bomb, refused
 from weakseg import safe_io
 
 ROOT = Path(__file__).parents[1]
-
-
-class Bomb:
-    """Makes `marker` when it is unpickled."""
-
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return (Path.touch, (self.marker,))
 
 
 @pytest.fixture
@@ -35,46 +25,6 @@ def marker(tmp_path):
     path = tmp_path / "marker"
     yield path
     assert not path.exists(), "the file ran code"
-
-
-def refused(match, call, *args, **kwargs):
-    with pytest.raises(ValueError, match=match) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_bombs_do_explode_when_read_without_care(tmp_path):
-    pickle.loads(pickle.dumps(Bomb(tmp_path / "exploded")))
-    assert (tmp_path / "exploded").exists()
-
-
-@pytest.mark.parametrize("content", [lambda b: b, lambda b: {"model": {"w": np.ones(2), "x": [b]}}, lambda b: {b: 1}])
-def test_a_pickle_that_runs_code_is_refused(content, tmp_path, marker):
-    for protocol in range(6):
-        path = tmp_path / "weights.pkl"
-        path.write_bytes(pickle.dumps(content(Bomb(marker)), protocol))
-        assert str(path) in refused("cannot read it", safe_io.read_weights, path)
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        b"cos\nsystem\n(S'true'\ntR.",
-        b"cbuiltins\neval\n(S'1'\ntR.",
-        b"cnumpy\nndarray\n((I1000000000000\ntS'f8'\ntR.",
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I1000000000000\ntS'f8'\ntR.",
-        b"c_codecs\nencode\n(S'x'\nS'zlib'\ntR.",
-        b"ccollections\nOrderedDict\n(d(S'__class__'\nI1\ndb.",
-        b"\x80\x02]r\xff\xff\xff\xff.",
-        b"\x80\x04}\x8c\x01a\x8e" + struct.pack("<Q", 10**11) + b"x",
-        b"",
-    ],
-)
-def test_hand_made_pickles_are_refused(code, tmp_path):
-    path = tmp_path / "weights.pkl"
-    path.write_bytes(code)
-    refused("expected a checkpoint", safe_io.read_weights, path)
 
 
 def test_a_torch_checkpoint_that_runs_code_is_refused(tmp_path, marker):

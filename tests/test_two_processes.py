@@ -8,16 +8,18 @@ from detectron2.engine import launch
 from tiny import CONFIGS, scenes, shrunk_config
 from weakseg.engine.trainer import Trainer
 
-STEPS = 3
+STEPS, MICRO_BATCHES = 3, 2
 
 
 def train_and_test(label_file, folder):
-    """Losses of every step, to losses.json; the evaluation of what the single process trained, to results.json."""
+    """Losses of every micro-batch, to losses.json; evaluation of what the single process trained, to results.json."""
     cfg = shrunk_config(
         CONFIGS / "point2mask/voc_r50.yaml",
         label_file,
         folder,
         SOLVER__MAX_ITER=STEPS,
+        SOLVER__IMS_PER_BATCH=4,
+        SOLVER__ACCUMULATE=MICRO_BATCHES,
         SOLVER__STEPS=(),
         SOLVER__BASE_LR=1e-3,
         INPUT__RANDOM_FLIP="none",
@@ -57,10 +59,10 @@ def test_two_processes_equal_one(tmp_path):
             args=(label_file, tmp_path / name),
         )
     one, two = (json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "two"))
-    assert len(one) == STEPS
+    assert len(one) == STEPS * MICRO_BATCHES
     torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-5, atol=1e-5)
     # Later steps start from updated weights: they agree only if the gradients did.
-    assert one[0] != one[1] != one[2]
+    assert all(a != b for a, b in zip(one, one[1:]))
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
     assert set(results[0]) == {"panoptic_seg", "sem_seg"}
     assert results[0] == results[1]

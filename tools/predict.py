@@ -7,18 +7,22 @@
 
 The checkpoint carries its config and class names; nothing else is needed. Written are OUTPUT/overlay/NAME.png,
 OUTPUT/panoptic/NAME.png (segment id = R + 256 G + 65536 B, 0 void) and OUTPUT/predictions.json (COCO panoptic format).
-A file that cannot be read is named and left out; the exit status is then 1.
+Images of one name in several folders become NAME, NAME_2, ... A file that cannot be read is named and left out; the
+exit status is then 1. Where the command is stopped, predictions.json has the images that were done.
 """
 
 import argparse
+import itertools
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from weakseg.engine.cli import run_command
-from weakseg.inference.predictor import WeakPredictor
+from weakseg.evaluation.result_files import ids_to_rgb
+from weakseg.inference import WeakPredictor
 from weakseg.safe_io import read_image, write_json, write_png
 from weakseg.visualize import paint_panoptic
 
@@ -50,46 +54,72 @@ def find_images(inputs: list[Path]) -> list[Path]:
     return found
 
 
+def output_names(images: list[Path]) -> list[str]:
+    """One PNG name an image: its own, or with _2, _3, ... where an image before it has that name. No two are equal."""
+    taken = {path.stem for path in images}
+    uses: Counter[str] = Counter()
+    names = []
+    for path in images:
+        name = path.stem
+        uses[name] += 1
+        if uses[name] > 1:
+            numbered = (f"{path.stem}_{number}" for number in itertools.count(uses[name]))
+            name = next(candidate for candidate in numbered if candidate not in taken)
+            taken.add(name)
+        names.append(f"{name}.png")
+    return names
+
+
 def main() -> None:
     args = parse_arguments()
+    if args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"--output: expected a folder at {args.output}; found a file. Choose another path.")
     images = find_images(args.input)
     predictor = WeakPredictor.from_checkpoint(args.weights, device=args.device, opts=args.opts)
-    names, colors = predictor.metadata.stuff_classes, predictor.metadata.stuff_colors
-    written, annotations, unreadable = [], [], []
-    for number, path in enumerate(tqdm(images, unit="image"), start=1):
-        try:
-            image = read_image(path)
-        except ValueError as error:
-            unreadable.append(str(error))
-            continue
-        ids, segments = predictor(image[:, :, ::-1])["panoptic_seg"]
-        ids = ids.cpu().numpy()
-        # Images of two folders may have one name.
-        name = (
-            f"{path.stem}.png"
-            if path.stem not in {Path(w["file_name"]).stem for w in written}
-            else f"{path.stem}_{number}.png"
-        )
-        write_png(args.output / "overlay" / name, paint_panoptic(image, ids, segments, colors, names))
-        rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=2).astype(np.uint8)
-        write_png(args.output / "panoptic" / name, rgb)
-        height, width = image.shape[:2]
-        written.append({"id": number, "file_name": str(path), "height": height, "width": width})
-        described = [{**s, "category_id": s["category_id"] + 1, "isthing": int(s["isthing"])} for s in segments]
-        annotations.append({"image_id": number, "file_name": name, "segments_info": described})
-    num_things = len(predictor.metadata.thing_classes)
-    categories = [
-        {"id": k + 1, "name": name, "isthing": int(k < num_things), "color": list(color)}
-        for k, (name, color) in enumerate(zip(names, colors))
-    ]
-    write_json(
-        args.output / "predictions.json", {"categories": categories, "images": written, "annotations": annotations}
-    )
+    written: list[tuple[dict, dict]] = []
+    unreadable: list[str] = []
+    try:
+        for number, (path, name) in enumerate(zip(tqdm(images, unit="image"), output_names(images)), start=1):
+            try:
+                image = read_image(path)
+            except ValueError as error:
+                unreadable.append(str(error))
+                continue
+            segments = write_prediction(predictor, image, args.output, name)
+            height, width = image.shape[:2]
+            described = {"id": number, "file_name": str(path), "height": height, "width": width}
+            written.append((described, {"image_id": number, "file_name": name, "segments_info": segments}))
+    finally:
+        # Also after Ctrl-C or an error: the PNGs of the images so far are on disk.
+        write_index(args.output / "predictions.json", predictor, written)
     print(f"{len(written)} of {len(images)} images: see {args.output}/overlay and {args.output}/predictions.json")
     for sentence in unreadable:
         print(f"left out: {sentence}", file=sys.stderr)
     if unreadable:
         sys.exit(1)
+
+
+def write_prediction(predictor: WeakPredictor, image: np.ndarray, output: Path, name: str) -> list[dict]:
+    """Predict image (H, W, 3) RGB and write both PNGs. Returns COCO's segments_info with category ids from 1."""
+    ids, segments = predictor(image[:, :, ::-1])["panoptic_seg"]
+    ids = ids.cpu().numpy()
+    metadata = predictor.metadata
+    picture = paint_panoptic(image, ids, segments, metadata.stuff_colors, metadata.stuff_classes)
+    write_png(output / "overlay" / name, picture)
+    write_png(output / "panoptic" / name, ids_to_rgb(ids))
+    return [{**s, "category_id": s["category_id"] + 1, "isthing": int(s["isthing"])} for s in segments]
+
+
+def write_index(path: Path, predictor: WeakPredictor, written: list[tuple[dict, dict]]) -> None:
+    """COCO's panoptic JSON of (image, annotation) pairs."""
+    metadata = predictor.metadata
+    num_things = len(metadata.thing_classes)
+    categories = [
+        {"id": k + 1, "name": name, "isthing": int(k < num_things), "color": list(color)}
+        for k, (name, color) in enumerate(zip(metadata.stuff_classes, metadata.stuff_colors))
+    ]
+    images, annotations = [image for image, _ in written], [annotation for _, annotation in written]
+    write_json(path, {"categories": categories, "images": images, "annotations": annotations})
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def add_weakseg_config(cfg: CN) -> None:
     cfg.INPUT.EVIDENCE = ()
     # Entry of AUGMENTATION_REGISTRY.
     cfg.INPUT.AUGMENTATION = "resize_flip"
-    # Folder of the images when DATASETS.TRAIN / TEST name label files (*.json) instead of registered data sets.
+    # Folder of the images when DATASETS.TRAIN / TEST name label files (*.json) instead of registered data sets; "" is
+    # the folder of each label file.
     cfg.DATASETS.IMAGE_ROOT = ""
 
     cfg.SOLVER.OPTIMIZER = "AdamW"

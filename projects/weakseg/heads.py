@@ -61,6 +61,9 @@ class WeakHead(nn.Module):
     def after_step(self) -> None:
         """Called after each optimiser step, on all ranks alike: counters, memory banks."""
 
+    def start_anew(self) -> None:
+        """Called after fine-tuning weights were loaded, before the first step: counters back to 0."""
+
 
 def build_weak_head(cfg, input_shape) -> WeakHead:
     """The head named by `MODEL.WEAK_HEAD.NAME`. Raises ValueError when the name is unknown or the run's supervision is

@@ -76,14 +76,6 @@ def sheet(panels: Sequence[tuple[str, np.ndarray]], height: int = 256) -> np.nda
     return np.hstack(titled)
 
 
-def class_colors(colors: Sequence[Sequence[int]] | None, count: int) -> list[tuple[int, ...]]:
-    """The given class colours, or `count` fixed ones where a data set has none."""
-    if colors:
-        return [tuple(int(v) for v in color) for color in colors]
-    generator = np.random.default_rng(0)
-    return [tuple(int(v) for v in generator.integers(40, 240, 3)) for _ in range(count)]
-
-
 def _outlines(segment_map: np.ndarray) -> np.ndarray:
     edge = np.zeros(segment_map.shape, dtype=bool)
     edge[:, 1:] |= segment_map[:, 1:] != segment_map[:, :-1]

@@ -107,6 +107,33 @@ def test_a_path_is_registered_with_the_image_root(cfg, make_set, tmp_path):
     assert DatasetCatalog.get(path)[0]["file_name"] == str(tmp_path / "elsewhere" / "0.png")
 
 
+def test_without_an_image_root_images_lie_beside_the_label_file(cfg, make_set, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cfg.DATASETS.IMAGE_ROOT = ""
+    for path in (make_set(), "../labels.json"):
+        cfg.DATASETS.TEST = (str(path),)
+        (name,) = dataset_names(cfg, "test")
+        assert DatasetCatalog.get(name)[0]["file_name"] == str(tmp_path / "0.png")
+
+
+@pytest.mark.parametrize(("things", "stuff", "accepted"), [(200, 55, True), (200, 56, False), (256, 0, False)])
+def test_the_number_that_marks_no_class_is_none(things, stuff, accepted):
+    metadata = MetadataCatalog.get("many_classes")
+    metadata.set(
+        thing_dataset_id_to_contiguous_id={i: i for i in range(things)},
+        stuff_dataset_id_to_contiguous_id={things + i: things + i for i in range(stuff)},
+    )
+    try:
+        if accepted:
+            assert class_counts(metadata) == (things, stuff)
+        else:
+            with pytest.raises(ValueError, match="many_classes: expected at most 255 classes, .*; found 256. Leave"):
+                class_counts(metadata)
+    finally:
+        MetadataCatalog.remove("many_classes")
+
+
 def test_a_path_without_stuff_is_evaluated_as_instances(cfg, make_set):
     def things_only(content):
         content["categories"] = [c for c in content["categories"] if c["isthing"]]
@@ -149,7 +176,9 @@ def test_all_builtin_names_are_there():
 
 def test_wrong_names_say_so(cfg, tmp_path):
     cfg.DATASETS.TRAIN = ("my_voc",)
-    with pytest.raises(ValueError, match="DATASETS.TRAIN: expected .*found 'my_voc'.*weakseg_voc_2012_train_panoptic"):
+    with pytest.raises(
+        ValueError, match="DATASETS.TRAIN: expected .*found 'my_voc'. Correct the name.*weakseg_voc_2012_train_panoptic"
+    ):
         dataset_names(cfg, "train")
     cfg.DATASETS.TEST = (str(tmp_path / "gone.json"),)
     with pytest.raises(FileNotFoundError, match=r"DATASETS.TEST: expected a label file at .*gone\.json; found none"):

@@ -91,8 +91,12 @@ def test_every_kind_of_label_is_known_to_the_gate():
 
 @pytest.mark.parametrize("supervision", [("point",), ("points", "area"), ("proposals",)])
 def test_an_unknown_kind_is_named(supervision):
-    with pytest.raises(ValueError, match=f"points, scribbles, .*found '{supervision[-1]}'"):
+    with pytest.raises(
+        ValueError, match=f"INPUT.SUPERVISION: .*points, scribbles, .*found '{supervision[-1]}'. Correct"
+    ):
         gate([RECORD], supervision)
+    with pytest.raises(ValueError, match=f"^TEST.INPUTS: .*found '{supervision[-1]}'"):
+        gate([RECORD], supervision, key="TEST.INPUTS")
 
 
 def test_images_without_a_label_are_told_apart():

@@ -139,10 +139,12 @@ def test_training_sets_are_joined_when_their_classes_agree(cfg, make_set, monkey
     cfg.DATASETS.TRAIN = (str(first), str(second))
     assert len(build_train_loader(cfg, WeakMapper(cfg, True)).dataset) == 5
     cfg.DATASETS.TRAIN = (str(first), str(other))
-    with pytest.raises(ValueError, match=r"expected .*other\.json to have the classes of .*labels\.json"):
+    with pytest.raises(
+        ValueError, match=r"expected .*other\.json to have the classes of .*labels\.json; .* the same categories"
+    ):
         build_train_loader(cfg, WeakMapper(cfg, True))
     cfg.DATASETS.TRAIN = ()
-    with pytest.raises(ValueError, match="DATASETS.TRAIN: expected at least one data set; found none"):
+    with pytest.raises(ValueError, match="DATASETS.TRAIN: expected at least one data set; found none. Name one"):
         build_train_loader(cfg, WeakMapper(cfg, True))
 
 
@@ -175,15 +177,32 @@ def test_test_samples_carry_what_the_inputs_allow(cfg, make_set):
     assert len(weak.points) == 3 and weak.tags.tolist() == [0, 1, 2]
     assert len(weak.boxes) == 0 and weak.masks is None
     cfg.TEST.INPUTS = ("clicks",)
-    with pytest.raises(ValueError, match="found 'clicks'"):
+    with pytest.raises(ValueError, match="^TEST.INPUTS: .*found 'clicks'"):
         first()
 
 
 def test_an_empty_test_set_says_so(cfg, make_set):
     cfg.DATASETS.TEST = (str(make_set(0)),)
     (name,) = dataset_names(cfg, "test")
-    with pytest.raises(ValueError, match="expected images to test on; found none"):
+    with pytest.raises(ValueError, match=r"expected images to test on in .*labels\.json; found none. Check"):
         build_test_loader(cfg, name, WeakMapper(cfg, False))
+
+
+def test_the_global_generator_is_not_touched(train_cfg):
+    (name,) = dataset_names(train_cfg, "train")
+    before = torch.get_rng_state()
+    next(iter(build_train_loader(train_cfg, WeakMapper(train_cfg, True))))
+    next(iter(build_test_loader(train_cfg, name, WeakMapper(train_cfg, False))))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_micro_batches_of_two_processes_are_those_of_one(train_cfg, monkeypatch):
+    whole = global_batches(train_cfg, monkeypatch, count=3)
+    train_cfg.SOLVER.ACCUMULATE = 2
+    assert fingerprint(global_batches(train_cfg, monkeypatch, count=3)) == fingerprint(whole)
+    as_rank(monkeypatch, 1, 2)
+    second = next(iter(build_train_loader(train_cfg, WeakMapper(train_cfg, True))))
+    assert fingerprint(second) == fingerprint([whole[1], whole[3]])
 
 
 def test_workers_use_one_thread(train_cfg):

@@ -51,17 +51,32 @@ def test_seed_and_epoch_change_the_order():
     assert orders[0] != orders[1] != orders[2]
 
 
-def test_without_shuffling_the_order_is_the_files():
-    keys = sum(batches(7, shuffle=False, aspect_ratio_grouping=False), [])
-    assert keys == [(0, i) for i in range(7)] + [(1, i) for i in range(7)]
-
-
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ranks_cut_the_same_global_batches(world_size):
     whole = batches(20, batch_size=4)
     parts = [batches(20, batch_size=4, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert all(len(batch) == 4 // world_size for part in parts for batch in part)
     assert [sum(slices, []) for slices in zip(*parts)] == whole
+
+
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 2), (2, 1), (2, 2), (3, 2), (2, 3)])
+def test_micro_batches_of_all_ranks_are_those_of_one_process(world_size, micro_batches):
+    whole = batches(9, batch_size=12)
+    ranks = [
+        batches(9, batch_size=12, rank=rank, world_size=world_size, micro_batches=micro_batches)
+        for rank in range(world_size)
+    ]
+    size, share = 12 // micro_batches, 12 // micro_batches // world_size
+    for batch, parts in zip(whole, zip(*ranks)):
+        for k in range(micro_batches):
+            together = [key for part in parts for key in part[k * share : (k + 1) * share]]
+            assert together == batch[k * size : (k + 1) * size]
+
+
+def test_share_of_a_rank_by_hand():
+    whole = batches(1, batch_size=8)[0]
+    (second,) = batches(1, batch_size=8, rank=1, world_size=2, micro_batches=2)
+    assert second == [whole[2], whole[3], whole[6], whole[7]]
 
 
 def test_start_skips_global_batches():
@@ -83,7 +98,9 @@ def test_a_set_smaller_than_the_batch_takes_images_of_several_epochs():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 3, "world_size": 2}, "multiple of the 2 processes; found 3"),
+        ({"batch_size": 3, "world_size": 2}, "multiple of 2 processes x SOLVER.ACCUMULATE = 1, .*found 3"),
+        ({"batch_size": 6, "world_size": 2, "micro_batches": 2}, "2 processes x SOLVER.ACCUMULATE = 2, .*found 6"),
+        ({"batch_size": 4, "micro_batches": 0}, "1 processes x SOLVER.ACCUMULATE = 0, all at least 1; found 4"),
         ({"batch_size": 0}, "IMS_PER_BATCH.*found 0"),
         ({"seed": -1}, "SEED: expected a number >= 0.*found -1"),
     ],
@@ -94,5 +111,5 @@ def test_wrong_arguments_say_so(arguments, message):
 
 
 def test_no_image_says_so():
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="DATASETS.TRAIN: expected images to train on; found none"):
         GlobalBatchSampler(np.zeros((0, 2)), 2, seed=0)

@@ -15,6 +15,7 @@ def command(monkeypatch, capfd):
     def run(script: str, *arguments) -> SimpleNamespace:
         path = Path(__file__).parents[2] / "datasets" / script
         monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        monkeypatch.syspath_prepend(str(path.parent))
         capfd.readouterr()
         message = None
         try:

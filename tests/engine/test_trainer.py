@@ -5,7 +5,10 @@ import math
 
 import pytest
 import torch
+import yaml
 from detectron2.data import MetadataCatalog
+from detectron2.engine.hooks import PeriodicWriter
+from detectron2.utils.events import JSONWriter
 from torch import nn
 
 from engine.toy import ToyModel, ToyTrainer, sample, toy_config, train, train_in_process
@@ -90,7 +93,7 @@ def test_bfloat16_on_the_cpu_learns_like_float32(tmp_path):
 
 
 def test_unknown_type_of_mixed_precision_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="SOLVER.AMP.DTYPE: expected float16 or bfloat16; found 'half'"):
+    with pytest.raises(ValueError, match="SOLVER.AMP.DTYPE: expected float16 or bfloat16; found 'half'. Choose one"):
         ToyTrainer(toy_config(tmp_path, "SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "half"))
 
 
@@ -133,6 +136,7 @@ def test_fine_tuning_starts_at_iteration_0_with_the_average_at_the_loaded_weight
     assert trainer.start_iter == 0
     assert torch.equal(weights(trainer), file_weights(path))
     assert trainer.module.head.iteration == 0
+    assert trainer.ema.average["head.iteration"] == 0
     assert torch.equal(trainer.ema.average["backbone.weight"], trainer.module.backbone.weight)
 
 
@@ -150,6 +154,27 @@ def test_evaluation_is_periodic_final_and_beside_the_average(tmp_path):
     assert last_metric(tmp_path, "ema/toy/sum") == pytest.approx(averaged)
 
 
+def kept_rate(path) -> float:
+    return yaml.safe_load(path.read_text())["SOLVER"]["BASE_LR"]
+
+
+def test_config_of_a_run_stays_until_the_next_one_trains(tmp_path):
+    path = tmp_path / "config.yaml"
+    train(tmp_path, "SOLVER.BASE_LR", 0.5)
+    assert kept_rate(path) == 0.5
+    torch.save({"model": ToyModel(classes=5).state_dict()}, tmp_path / "model_final.pth")
+    with pytest.raises(ValueError, match="expected exactly"):
+        train(tmp_path, "SOLVER.BASE_LR", 0.25, resume=True)
+    for weights_file in ("", str(tmp_path / "model_final.pth")):
+        with pytest.raises(ValueError, match="expected"):
+            ToyTrainer.evaluate(toy_config(tmp_path, "SOLVER.BASE_LR", 0.25, "MODEL.WEIGHTS", weights_file))
+    assert kept_rate(path) == 0.5
+    assert not (tmp_path / "inference").exists()
+    torch.save({"model": ToyModel().state_dict()}, tmp_path / "model_final.pth")
+    ToyTrainer.evaluate(toy_config(tmp_path, "SOLVER.BASE_LR", 0.25), resume=True)
+    assert (kept_rate(path), kept_rate(tmp_path / "inference" / "config.yaml")) == (0.5, 0.25)
+
+
 def test_losses_are_written_under_their_iterations(tmp_path):
     trainer = train(tmp_path, *SGD)
     history = trainer.storage.history("total_loss").values()
@@ -160,15 +185,18 @@ def test_losses_are_written_under_their_iterations(tmp_path):
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
-def test_loss_that_is_not_finite_stops_before_the_update_and_names_the_images(tmp_path):
-    class Poisoned(ToyTrainer):
-        @classmethod
-        def build_train_loader(cls, cfg, *, prepare=None, start=0):
-            for number, batch in enumerate(super().build_train_loader(cfg, start=start)):
-                if number == 2:
-                    batch[1] = {**batch[1], "target": torch.tensor(math.nan), "file_name": "broken.jpg"}
-                yield batch
+class Poisoned(ToyTrainer):
+    """The loss of iteration 2 is no number."""
 
+    @classmethod
+    def build_train_loader(cls, cfg, *, prepare=None, start=0):
+        for number, batch in enumerate(super().build_train_loader(cfg, start=start)):
+            if number == 2:
+                batch[1] = {**batch[1], "target": torch.tensor(math.nan), "file_name": "broken.jpg"}
+            yield batch
+
+
+def test_loss_that_is_not_finite_stops_before_the_update_and_names_the_images(tmp_path):
     trainer = Poisoned(toy_config(tmp_path, *SGD, "SOLVER.ACCUMULATE", 2, "SOLVER.CHECKPOINT_PERIOD", 1))
     with pytest.raises(
         FloatingPointError, match="iteration 2: .* found loss_sum = nan on the images 8.jpg, broken.jpg. Look"
@@ -177,19 +205,38 @@ def test_loss_that_is_not_finite_stops_before_the_update_and_names_the_images(tm
     assert torch.equal(weights(trainer), file_weights(tmp_path / "model_0000001.pth"))
 
 
+def open_files(trainer: ToyTrainer) -> list[bool]:
+    (writers,) = [hook._writers for hook in trainer._hooks if isinstance(hook, PeriodicWriter)]
+    return [not writer._file_handle.closed for writer in writers if isinstance(writer, JSONWriter)]
+
+
+@pytest.mark.parametrize("steps", [3, 6])
+def test_after_an_error_nothing_is_evaluated_and_the_writers_are_closed(tmp_path, monkeypatch, steps):
+    trainer = Poisoned(toy_config(tmp_path, *SGD, "SOLVER.MAX_ITER", steps))
+    monkeypatch.setattr(trainer, "test", lambda *rest: pytest.fail("evaluated"))
+    assert open_files(trainer) == [True]
+    with pytest.raises(FloatingPointError, match="iteration 2"):
+        trainer.train()
+    assert open_files(trainer) == [False]
+
+
+def test_writers_are_closed_when_the_evaluation_fails(tmp_path, monkeypatch):
+    def fails(*rest):
+        raise OSError("no space left on device")
+
+    trainer = ToyTrainer(toy_config(tmp_path, *SGD))
+    monkeypatch.setattr(trainer, "test_with_average", fails)
+    with pytest.raises(OSError, match="no space left"):
+        trainer.train()
+    assert open_files(trainer) == [False]
+    assert (tmp_path / "model_final.pth").is_file()
+
+
 def test_seed_is_drawn_where_none_is_set(tmp_path):
     trainer = ToyTrainer(toy_config(tmp_path, "SEED", -1))
     assert trainer.cfg.SEED >= 0
     torch.manual_seed(trainer.cfg.SEED)
     assert torch.equal(trainer.module.backbone.weight, ToyModel().backbone.weight)
-
-
-@pytest.mark.parametrize("opts", [("SOLVER.ACCUMULATE", 3), ("SOLVER.ACCUMULATE", 0), ("SOLVER.ACCUMULATE", 8)])
-def test_batch_that_cannot_be_cut_evenly_is_refused(tmp_path, opts):
-    with pytest.raises(
-        ValueError, match="SOLVER.IMS_PER_BATCH: expected a multiple of 1 processes x SOLVER.ACCUMULATE = "
-    ):
-        super(ToyTrainer, ToyTrainer).build_train_loader(toy_config(tmp_path, *opts))
 
 
 def test_evaluation_of_a_file_alone(tmp_path):

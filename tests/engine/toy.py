@@ -35,6 +35,9 @@ class ToyHead(nn.Module):
     def after_step(self) -> None:
         self.iteration += 1
 
+    def start_anew(self) -> None:
+        self.iteration.zero_()
+
 
 class ToyModel(nn.Module):
     """Two mean losses of a batch: squared error of the sum of the class scores, and their mean absolute value."""

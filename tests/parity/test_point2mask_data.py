@@ -3,15 +3,13 @@
 import numpy as np
 import torch
 
+from parity.point2mask_model import PIXEL_MEAN, PIXEL_STD
 from parity.reference import Reference, reference_files
 from weakseg.data.augmentation import ResizeFlip
 from weakseg.data.convert.point_png import point_labels_from_png
 from weakseg.labels import WeakLabels
 from weakseg.methods.point2mask.augmentation import resize_labelled_pixels
 from weakseg.methods.point2mask.targets import NO_CLASS, point_targets
-
-PIXEL_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1)
-PIXEL_STD = torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1)
 
 
 @reference_files("point2mask", "unit_data")
@@ -28,8 +26,8 @@ def test_labelled_pixels_and_image_after_resize_and_flip(path):
                 resize_labels=resize_labelled_pixels,
             )
             new_image, new_weak, _ = augment(image, weak, {}, np.random.default_rng(0))
-            pixels = torch.from_numpy(new_image.copy()).permute(2, 0, 1)
-            ref.compare(f"{case}_img", (pixels - PIXEL_MEAN) / PIXEL_STD, atol=2e-2)
+            pixels = (torch.from_numpy(new_image.copy()) - PIXEL_MEAN) / PIXEL_STD
+            ref.compare(f"{case}_img", pixels.permute(2, 0, 1), atol=2e-2)
 
             (height, width), (old_height, old_width) = new_weak.image_size, weak.image_size
             scale = np.array([width / old_width, height / old_height] * 2)

@@ -3,11 +3,10 @@
 import numpy as np
 import torch
 
+from parity.point2mask_model import PUBLISHED
 from parity.reference import Reference, reference_files
 from weakseg.layers.resize import resize_and_crop
 from weakseg.methods.point2mask.merge import pair_boxes, panoptic_merge, semantic_map, top_pairs
-
-OVERLAP_THRESHOLDS = (0.4, 0.2)
 
 
 @reference_files("point2mask", "unit_merge")
@@ -24,14 +23,14 @@ def test_pairs_maps_and_boxes(path):
 
             masks = torch.cat([ref.tensor(f"{case}_thing_masks"), ref.tensor(f"{case}_stuff_masks")])
             num_queries = len(masks) - num_stuff
-            id_map, segments = panoptic_merge(
+            id_map, segments, _ = panoptic_merge(
                 masks,
                 torch.cat([scores, ref.tensor(f"{case}_stuff_logit").sigmoid()]),
                 classes=torch.cat([labels, torch.arange(num_things, num_things + num_stuff)]),
                 mask_index=torch.cat([queries, torch.arange(num_queries, len(masks))]),
                 num_things=num_things,
                 quality_thresholds=tuple(ref[f"{case}_quality"].tolist()),
-                overlap_thresholds=OVERLAP_THRESHOLDS,
+                overlap_thresholds=PUBLISHED.overlap_thresholds,
                 **sizes,
             )
             undecided = ((resize_and_crop(masks, *sizes.values()) - 0.5).abs() < 1e-6).any(0)
@@ -51,11 +50,12 @@ def compare_decided(ref, name, actual, undecided):
 
 
 def check_boxes(ref, case, queries, scores, image_size):
-    """The release divides by a scale factor that the file does not hold: one number for all boxes."""
+    """The release divides by a scale factor that the file does not hold: one number for each axis of all boxes."""
     boxes, expected = ref.tensor(f"{case}_box"), ref.tensor(f"{case}_boxes")
     seen = pair_boxes(boxes, queries, image_size=image_size, output_size=image_size)
-    scale = float(expected[:, :4].max() / seen.max())
-    original = pair_boxes(boxes, queries, image_size=image_size, output_size=tuple(side * scale for side in image_size))
+    across, down = (float(expected[:, axis:4:2].max() / seen[:, axis::2].max()) for axis in (0, 1))
+    output_size = (image_size[0] * down, image_size[1] * across)
+    original = pair_boxes(boxes, queries, image_size=image_size, output_size=output_size)
     ref.compare(f"{case}_boxes", torch.cat([original, expected[:, 4:]], 1), atol=1e-4)
     np.testing.assert_allclose(scores, expected[:, 4], rtol=0, atol=1e-6)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from parity.point2mask_model import build_model
+from parity.point2mask_model import build_model, resnet_depth
 from parity.reference import Reference, fill_rule, reference_files
 from weakseg.layers.deformable_attention import MultiScaleDeformableAttention, multi_scale_deformable_attention
 from weakseg.layers.position_encoding import encoder_reference_points, level_paddings, sine_position, valid_ratios
@@ -144,10 +144,9 @@ def fill_parameters(module, prefix):
 def test_every_published_parameter_is_one_of_ours(path):
     with Reference(path) as ref:
         shapes = {key: ref[key] for key in ref.keys()}
-    blocks = {int(key.split(".")[2]) for key in shapes if key.startswith("backbone.layer3.")}
     with torch.device("meta"):
         model = build_model(
-            {6: 50, 23: 101}[len(blocks)],
+            resnet_depth(path, [*shapes]),
             num_things=shapes["bbox_head.cls_branches.0.weight"][0],
             num_stuff=shapes["bbox_head.stuff_query.weight"][0],
         )

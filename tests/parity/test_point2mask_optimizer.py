@@ -7,13 +7,11 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from parity.point2mask_model import data_set_of
 from parity.reference import Reference, reference_files
 from tiny import CONFIGS, classes_only
 from weakseg.engine import build_optimizer, load_config
 from weakseg.methods.point2mask.checkpoint import published_name, to_published
-
-TRAINING = {"voc": (10582, 4), "coco": (117266, 8)}
-"""Training images with a thing, and GPUs of the README's commands (card section 4)."""
 
 NO_PARAMETERS = (".running_mean", ".running_var", ".num_batches_tracked", "bbox_head._iter")
 
@@ -34,7 +32,7 @@ def published_groups(cfg, model) -> dict[str, set[str]]:
 
 
 def check_schedule(name: str, cfg, entry: dict) -> None:
-    images, gpus = TRAINING[name.split("_")[0]]
+    images, gpus = data_set_of(name).training
     batch = gpus * entry["samples_per_gpu"]
     steps_per_epoch = math.ceil(images / batch)
     assert cfg.SOLVER.OPTIMIZER == "AdamW"

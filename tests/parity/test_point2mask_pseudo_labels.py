@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from parity.point2mask_model import PUBLISHED
 from parity.reference import Reference, reference_files
 from weakseg.methods.point2mask.pseudo_labels import (
     boxes_of,
@@ -25,7 +26,6 @@ from weakseg.methods.point2mask.supply import (
 from weakseg.methods.point2mask.transport import sinkhorn_potentials, transport_labels
 from weakseg.refine.graph_distance import graph_distance
 
-STRIDE = 16
 TIES = 1e-3  # share of the pixels whose labels may differ
 
 
@@ -44,7 +44,7 @@ def test_shortest_paths(path):
 
 @reference_files("point2mask", "unit_sinkhorn")
 def test_transport(path):
-    epsilon, iterations = 1e-3, 80
+    epsilon, iterations = PUBLISHED.epsilon, PUBLISHED.iterations
     with Reference(path) as ref:
         for case in ref.cases("_cost"):
             cost, supply, demand = (ref.tensor(f"{case}_{name}") for name in ("cost", "mu", "nu"))
@@ -85,7 +85,7 @@ def test_pseudo_labels(path):
             image_sizes,
             num_things=num_things,
             phase=phase,
-            stride=STRIDE,
+            stride=PUBLISHED.stride,
             official=True,
         )
         ref.compare_fraction("pl_sem", result.semantic, fraction=TIES)
@@ -95,10 +95,8 @@ def test_pseudo_labels(path):
             boundary,
             embedding,
             size,
-            stride=STRIDE,
-            lambda_probability=1.0,
-            lambda_boundary=0.1,
-            lambda_feature=0.1,
+            stride=PUBLISHED.stride,
+            **PUBLISHED.graph,
         )
         for i, label in enumerate(classes):
             if f"masks{i}_count" in ref:
@@ -120,11 +118,11 @@ def compare_steps(ref, i, graph, probability, present, classes, points, num_thin
     size, instances = probability.shape[1:], len(classes)
     ref.compare(f"graph{i}", graph, rtol=1e-5, atol=1e-5)
 
-    sources = cells_of(points[:, 1:], graph.shape[:2], STRIDE)
+    sources = cells_of(points[:, 1:], graph.shape[:2], PUBLISHED.stride)
     ref.compare(f"sources{i}", sources)
     each = graph_distance(graph.expand(len(sources), -1, -1, -1), sources, torch.arange(len(sources)))
     ref.compare(f"dist{i}", each, rtol=1e-5, atol=1e-5)
-    distance = point_distance(graph, points, instances, stride=STRIDE)
+    distance = point_distance(graph, points, instances, stride=PUBLISHED.stride)
     for k in points[:, 0].unique().tolist():
         torch.testing.assert_close(distance[k], each[points[:, 0] == k].amin(dim=0), rtol=0.0, atol=0.0)
 
@@ -134,7 +132,7 @@ def compare_steps(ref, i, graph, probability, present, classes, points, num_thin
         is_stuff = dense_argmax(probability, present) >= num_things
         likelihood = class_likelihood(probability, present, classes, num_things)
         owner = grown_masks(cost / (cost.max() + 1e-5), likelihood, is_stuff)
-        centres = centre_cells(owner, points, instances, graph.shape[:2], stride=STRIDE, official=True)
+        centres = centre_cells(owner, points, instances, graph.shape[:2], stride=PUBLISHED.stride, official=True)
         ref.compare(f"centres{i}", centres)
         centre = centre_distance(graph, centres)
         ref.compare(f"centre_dist{i}", centre.clamp(max=1e30), rtol=1e-5, atol=1e-5)
@@ -148,6 +146,6 @@ def compare_steps(ref, i, graph, probability, present, classes, points, num_thin
 
 def dense_argmax(probability, present):
     """Argmax over all classes, absent ones being 0."""
-    dense = torch.zeros(int(present.max()) + 1, *probability.shape[1:])
+    dense = torch.zeros(max(present.tolist(), default=0) + 1, *probability.shape[1:])
     dense[present] = probability
     return dense.argmax(dim=0)

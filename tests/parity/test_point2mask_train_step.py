@@ -1,52 +1,60 @@
 """One training step of Point2Mask: pseudo labels, every loss term and gradients, against recordings of the release."""
 
-import re
-
 import numpy as np
+import pytest
 import torch
 from detectron2.structures import ImageList
 
-from parity.point2mask_model import build_model, filled_state, input_batch
+from parity.point2mask_model import PUBLISHED, build_model, data_set_of, filled_state, input_batch, resnet_depth
 from parity.reference import Reference, reference_files
 from weakseg.labels import WeakLabels
 from weakseg.methods.point2mask.checkpoint import published_name
 from weakseg.methods.point2mask.criterion import Criterion
 from weakseg.methods.point2mask.head import Point2MaskHead
 from weakseg.methods.point2mask.loss_weights import LossWeights
-from weakseg.methods.point2mask.pseudo_labels import PseudoLabels
+from weakseg.methods.point2mask.pseudo_labels import PseudoLabels, boxes_of
+from weakseg.methods.point2mask.semantic_losses import NO_CLASS
 
-# Published constants of card sections 3 and 4.
-RAMP_ITERS = 14659
-TRANSPORT_WARMUP = {"voc": 12000, "coco": 60000}
+STORED_ENTRIES = 64
+"""Entries that are stored of a longer gradient."""
 
 
 def class_counts(ref, path):
-    """(T, U): things from the overridden class biases, all classes from the gradient of their scales. Of that only 64
-    entries are stored, so more classes are looked up in the state_dict_<config>.json that the file's name tells."""
-    num_things = len(ref["override/bbox_head.cls_branches.0.bias"])
-    scale = "bbox_head.semantic_proj.weight"
-    num_classes = len(ref[f"grad/{scale}"])
-    if num_classes >= 64:
-        known = {p.stem.removeprefix("state_dict_"): p for p in path.parent.glob("state_dict_*.json")}
-        config = max((name for name in known if name in path.name), key=len)
-        num_classes = Reference(known[config])[scale][0]
-    return num_things, num_classes - num_things
+    """(T, U): things from the overridden class biases, all classes from the gradient of their scales. Where that was
+    thinned, the published data set with as many things tells, or another recorded model with as many."""
+    bias, scale = "bbox_head.cls_branches.0.bias", "bbox_head.semantic_proj.weight"
+    if f"override/{bias}" not in ref:
+        pytest.fail(f"{path.name}: expected the class biases override/{bias}, which tell the number of things")
+    num_things = len(ref[f"override/{bias}"])
+    if f"grad/{scale}" in ref and len(ref[f"grad/{scale}"]) < STORED_ENTRIES:
+        return num_things, len(ref[f"grad/{scale}"]) - num_things
+    found = {facts.classes for facts in PUBLISHED.data_sets.values()}
+    for state in (Reference(file) for file in path.parent.glob("state_dict_*.json")):
+        found.add((state[bias][0], state[scale][0] - state[bias][0]))
+    stuff = {num_stuff for things, num_stuff in found if things == num_things}
+    if len(stuff) != 1:
+        pytest.fail(
+            f"{path.name}: expected to know the number of stuff classes beside {num_things} things; found {stuff}"
+        )
+    return num_things, stuff.pop()
 
 
 def recorded_labels(ref, image_sizes, num_things):
-    """The labelled pixels of each image as weak labels: instances with their points, then stuff points of the map."""
+    """The labelled pixels of each image as weak labels: instances with their points, then a target for each other pixel
+    of the map: stuff, and things that are no instance (crowds)."""
     batch = []
     for i, size in enumerate(image_sizes):
         classes, rows = ref.tensor(f"labels{i}"), ref.tensor(f"points{i}")
-        point_map = ref.tensor("points")[i]
-        stuff_y, stuff_x = ((point_map >= num_things) & (point_map < 255)).nonzero().unbind(1)
-        stuff = point_map[stuff_y, stuff_x]
-        target = torch.cat([rows[:, 0], len(classes) + torch.arange(len(stuff))])
-        xy = torch.cat([rows[:, [2, 1]], torch.stack([stuff_x, stuff_y], 1)]) + 0.5
+        is_other = ref.tensor("points")[i] != NO_CLASS
+        is_other[rows[:, 1], rows[:, 2]] = False
+        y, x = is_other.nonzero().unbind(1)
+        others = ref.tensor("points")[i][y, x]
+        target = torch.cat([rows[:, 0], len(classes) + torch.arange(len(others))])
+        xy = torch.cat([rows[:, [2, 1]], torch.stack([x, y], 1)]) + 0.5
         weak = WeakLabels(
             image_size=size,
-            classes=torch.cat([classes, stuff]),
-            is_crowd=torch.zeros(len(classes) + len(stuff), dtype=torch.bool),
+            classes=torch.cat([classes, others]),
+            is_crowd=torch.cat([torch.zeros(len(classes), dtype=torch.bool), others < num_things]),
             points=xy.float(),
             point_target=target,
             point_positive=torch.ones(len(target), dtype=torch.bool),
@@ -59,20 +67,19 @@ def recorded_labels(ref, image_sizes, num_things):
 def test_losses_gradients_and_pseudo_labels(path, monkeypatch):
     with Reference(path) as ref:
         num_things, num_stuff = class_counts(ref, path)
-        depth = int(re.search(r"_r(\d+)", path.name)[1])
-        warmup = TRANSPORT_WARMUP[re.search("|".join(TRANSPORT_WARMUP), path.name)[0]]
+        parameters = [*ref["no_grad_params"].tolist(), *(name.removeprefix("grad/") for name in ref.keys())]
+        warmup = data_set_of(path.name, (num_things, num_stuff)).transport_warmup
         images, image_sizes = input_batch(ref)
-        height, width = images.shape[-2:]
-        model = build_model(depth, num_things=num_things, num_stuff=num_stuff, dropout=0.0)
+        model = build_model(resnet_depth(path, parameters), num_things=num_things, num_stuff=num_stuff, dropout=0.0)
         state = filled_state(model, ref)
         criterion = Criterion(
             num_things=num_things,
             num_stuff=num_stuff,
-            pixel_mean=[123.675, 116.28, 103.53],
-            pixel_std=[58.395, 57.12, 57.375],
-            channel_order="RGB",
-            temperature=0.07,
-            ramp_iters=RAMP_ITERS,
+            pixel_mean=list(PUBLISHED.pixel_mean),
+            pixel_std=list(PUBLISHED.pixel_std),
+            channel_order=PUBLISHED.channel_order,
+            temperature=PUBLISHED.temperature,
+            ramp_iters=PUBLISHED.ramp_iters,
             weights=LossWeights(),
             official=True,
         )
@@ -92,21 +99,9 @@ def test_losses_gradients_and_pseudo_labels(path, monkeypatch):
         batch = recorded_labels(ref, image_sizes, num_things)
         image_list = ImageList(images, image_sizes)
 
-        recorded = PseudoLabels(
-            instance_map=[],
-            boxes=[ref.tensor(f"pseudo_boxes{i}") for i in range(len(batch))],
-            semantic=ref.tensor("pl_sem"),
-        )
-        for i in range(len(batch)):
-            masks = ref.bits(f"pseudo_masks{i}", (len(ref[f"labels{i}"]), height, width))
-            owner = np.where(masks.any(0), masks.argmax(0), -1) if len(masks) else np.full((height, width), -1)
-            recorded.instance_map.append(torch.from_numpy(owner))
-
+        recorded = recorded_pseudo_labels(ref, image_sizes, images.shape[-2:])
         _, ours = model.head.grow_points(model.backbone(images), image_list, batch)
-        for i in range(len(batch)):
-            ref.compare_fraction(f"pseudo_masks{i}", ours.instance_map[i], recorded.instance_map[i])
-            np.testing.assert_allclose(ours.boxes[i], recorded.boxes[i], atol=1)
-        ref.compare_fraction("pl_sem", ours.semantic)
+        compare_pseudo_labels(ref, ours, recorded, image_sizes)
 
         monkeypatch.setattr(Point2MaskHead, "_transport", lambda *_: recorded)
         losses = model.head.losses(model.backbone(images), image_list, batch)
@@ -122,9 +117,43 @@ def test_losses_gradients_and_pseudo_labels(path, monkeypatch):
         compare_gradients(ref, gradients)
 
 
+def recorded_pseudo_labels(ref, image_sizes, padded_size):
+    """The stored pseudo labels. Without an instance there may be no mask and no box."""
+    maps, boxes = [], []
+    for i in range(len(image_sizes)):
+        count = len(ref[f"labels{i}"])
+        for name in (f"pseudo_masks{i}_count", f"pseudo_boxes{i}_count"):
+            assert name not in ref or int(ref[name]) == count
+        owner = np.full(padded_size, -1)
+        if count:
+            masks = ref.bits(f"pseudo_masks{i}", (count, *padded_size))
+            owner = np.where(masks.any(0), masks.argmax(0), -1)
+        elif f"pseudo_masks{i}" in ref:
+            assert ref[f"pseudo_masks{i}"].size == 0
+        maps.append(torch.from_numpy(owner))
+        boxes.append(ref.tensor(f"pseudo_boxes{i}").reshape(-1, 4) if f"pseudo_boxes{i}" in ref else torch.zeros(0, 4))
+        assert len(boxes[i]) == count
+    return PseudoLabels(instance_map=maps, boxes=boxes, semantic=ref.tensor("pl_sem"))
+
+
+def compare_pseudo_labels(ref, ours, recorded, image_sizes):
+    for i, owner in enumerate(recorded.instance_map):
+        count = len(recorded.boxes[i])
+        if count:
+            ref.compare_fraction(f"pseudo_masks{i}", ours.instance_map[i], owner)
+        np.testing.assert_array_equal(boxes_of(owner, count, image_sizes[i]), recorded.boxes[i])
+        for k in range(count):
+            if torch.equal(ours.instance_map[i] == k, owner == k):  # one differing pixel can move a side
+                np.testing.assert_array_equal(ours.boxes[i][k], recorded.boxes[i][k])
+    ref.compare_fraction("pl_sem", ours.semantic)
+
+
 def compare_gradients(ref, gradients):
+    """Where the release has no gradient at all, outside the frozen backbone, ours may be a gradient of zeros."""
     frozen = set(ref["no_grad_params"].tolist())
-    assert all(name.startswith("backbone.") for name in frozen)
+    for name in frozen:
+        if not name.startswith("backbone.") and gradients[name] is not None:
+            assert not gradients[name].any(), f"{name}: expected no gradient"
     trained = {name: grad for name, grad in gradients.items() if name not in frozen}
     missing = [name for name, grad in trained.items() if grad is None]
     assert not missing, f"no gradient for {missing}"
@@ -132,7 +161,7 @@ def compare_gradients(ref, gradients):
     ref.compare("gradnorm_all", norm, rtol=1e-3)
     for name in (key.removeprefix("grad/") for key in ref.keys() if key.startswith("grad/")):
         gradient = trained[name].flatten()
-        ref.compare(f"gradnorm/{name}", gradient.norm(), rtol=1e-3)
+        ref.compare(f"gradnorm/{name}", gradient.norm(), rtol=1e-3, atol=1e-6 * float(norm))
         step = max(1, len(gradient) // 64)
         stored = ref[f"grad/{name}"]
-        ref.compare(f"grad/{name}", gradient[::step][: len(stored)], atol=1e-2 * float(np.linalg.norm(stored)))
+        ref.compare(f"grad/{name}", gradient[::step][: len(stored)], atol=1e-2 * float(np.linalg.norm(stored)) + 1e-8)

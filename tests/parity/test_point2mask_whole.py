@@ -1,12 +1,11 @@
 """Point2Mask from image to all raw outputs and the final maps, against recordings of the published model."""
 
 import itertools
-import re
 
 import numpy as np
 import torch
 
-from parity.point2mask_model import build_model, filled_state, input_batch
+from parity.point2mask_model import PUBLISHED, build_model, filled_state, input_batch, resnet_depth
 from parity.reference import Reference, reference_files
 from weakseg.methods.point2mask.merge import panoptic_merge, semantic_map, top_pairs
 
@@ -21,7 +20,7 @@ def compare_thinned(ref, name, full, **tolerance):
     strides = [[s for s in range(1, n + 1) if -(-n // s) == m] for n, m in zip(full.shape, stored.shape)]
     candidates = [full[tuple(slice(None, None, s) for s in choice)] for choice in itertools.product(*strides)]
     assert candidates, f"{name}: no part of {tuple(full.shape)} has the shape {stored.shape}"
-    ref.compare(name, min(candidates, key=lambda c: np.abs(c.numpy() - stored).max()), **tolerance)
+    ref.compare(name, min(candidates, key=lambda c: np.abs(c.numpy() - stored).max(initial=0.0)), **tolerance)
 
 
 @reference_files("point2mask", "whole")
@@ -29,7 +28,7 @@ def compare_thinned(ref, name, full, **tolerance):
 def test_image_to_raw_outputs(path):
     with Reference(path) as ref:
         batch, image_sizes = input_batch(ref)
-        depth = int(re.search(r"_r(\d+)", path.name)[1])
+        depth = resnet_depth(path, ref.keys())
         num_things, num_stuff = ref["cls"].shape[-1], len(ref["stuff_scores0"])
         model = build_model(depth, num_things=num_things, num_stuff=num_stuff).eval()
         model.load_state_dict(filled_state(model, ref))
@@ -79,14 +78,14 @@ def test_image_to_raw_outputs(path):
                 "image_size": image_sizes[i],
                 "output_size": tuple(ref["ori_shape"][i].tolist()),
             }
-            ids, segments = panoptic_merge(
+            ids, segments, _ = panoptic_merge(
                 torch.cat([thing_masks[-1, i], stuff_masks[-1, i]]),
                 torch.cat([scores, stuff_scores[i]]),
                 classes=torch.cat([pairs[i] % num_things, num_things + torch.arange(num_stuff)]),
                 mask_index=torch.arange(num_pairs + num_stuff),
                 num_things=num_things,
-                quality_thresholds=(0.25, 0.25),
-                overlap_thresholds=(0.4, 0.2),
+                quality_thresholds=PUBLISHED.quality_thresholds,
+                overlap_thresholds=PUBLISHED.overlap_thresholds,
                 **sizes,
             )
             # Recorded as id * 1000 + class, with class C and id 0 where there is no segment.

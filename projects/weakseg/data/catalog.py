@@ -43,7 +43,8 @@ def register_label_file(
 def dataset_names(cfg, split: str) -> list[str]:
     """The data sets of `DATASETS.TRAIN` ("train") or `DATASETS.TEST` ("test").
 
-    A name that ends in .json is the path of a label file; it is registered here with `DATASETS.IMAGE_ROOT`.
+    A name that ends in .json is the path of a label file; it is registered here with `DATASETS.IMAGE_ROOT`, or with the
+    file's own folder where that is "".
     """
     key = {"train": "TRAIN", "test": "TEST"}[split]
     names = list(cfg.DATASETS[key])
@@ -53,7 +54,8 @@ def dataset_names(cfg, split: str) -> list[str]:
         elif name not in DatasetCatalog and not MetadataCatalog.get(name).get("thing_classes"):
             raise ValueError(
                 f"DATASETS.{key}: expected registered data sets or label files (*.json); found {name!r}. "
-                f"Registered by WeakSeg: {', '.join(n for n in DatasetCatalog if n.startswith('weakseg_'))}."
+                "Correct the name, or give the path of a label file; registered by WeakSeg: "
+                f"{', '.join(n for n in DatasetCatalog if n.startswith('weakseg_'))}."
             )
     return names
 
@@ -72,12 +74,17 @@ def dataset_metadata(name: str) -> Metadata:
 
 
 def class_counts(metadata: Metadata) -> tuple[int, int]:
-    """Numbers of thing and of stuff classes (T, U)."""
+    """Numbers of thing and of stuff classes (T, U); ValueError where there are none, or too many for class maps."""
     things, stuff = (metadata.get(f"{kind}_dataset_id_to_contiguous_id", {}) for kind in ("thing", "stuff"))
     if not things and not stuff:
         raise ValueError(
             f"{metadata.name}: expected metadata with thing_dataset_id_to_contiguous_id or "
             "stuff_dataset_id_to_contiguous_id; found neither. Register the data set with register_label_file."
+        )
+    if len(things) + len(stuff) > IGNORE_LABEL:
+        raise ValueError(
+            f"{metadata.name}: expected at most {IGNORE_LABEL} classes, as {IGNORE_LABEL} marks pixels of none; found "
+            f"{len(things) + len(stuff)}. Leave classes out, or join some."
         )
     return len(things), len(stuff)
 
@@ -93,8 +100,9 @@ def metadata_of(cfg) -> Metadata:
 def _register_path(path: str, image_root: str, key: str) -> None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"DATASETS.{key}: expected a label file at {path}; found none. Check the path.")
+    image_root = image_root or str(Path(path).parent)
     if path in DatasetCatalog:
-        if MetadataCatalog.get(path).image_root == str(image_root):
+        if MetadataCatalog.get(path).image_root == image_root:
             return
         DatasetCatalog.remove(path)
         MetadataCatalog.remove(path)

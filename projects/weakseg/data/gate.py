@@ -18,24 +18,25 @@ _LABEL_KEYS = {
 }
 
 
-def gate(records: Iterable[dict], supervision: Iterable[str]) -> list[dict]:
+def gate(records: Iterable[dict], supervision: Iterable[str], *, key: str = "INPUT.SUPERVISION") -> list[dict]:
     """Copies of dataset records with the keys that `supervision` (names of `LabelKind`) allows, and nothing else.
+    key: where the names stand in the config, for errors.
 
     Runs before any filter, so that what is hidden cannot decide which images or targets are kept. An annotation without
     any allowed label stays out: that nobody pointed at an object must not be known. Only with masks, where every target
     of the image is known, all annotations stay.
     """
-    kinds = label_kinds(supervision)
+    kinds = label_kinds(supervision, key)
     return [_gate_record(record, kinds) for record in records]
 
 
-def label_kinds(supervision: Iterable[str]) -> frozenset[LabelKind]:
-    """The kinds named; ValueError for a name that is none."""
+def label_kinds(supervision: Iterable[str], key: str) -> frozenset[LabelKind]:
+    """The kinds named under `key` of the config; ValueError for a name that is none."""
     known = [kind.value for kind in LabelKind]
     unknown = sorted(set(supervision) - set(known))
     if unknown:
         raise ValueError(
-            f"INPUT.SUPERVISION or TEST.INPUTS: expected names of {', '.join(known)}; found {unknown[0]!r}."
+            f"{key}: expected some of {', '.join(known)}; found {unknown[0]!r}. Correct or remove the name."
         )
     return frozenset(LabelKind(name) for name in supervision)
 

@@ -24,7 +24,7 @@ Mapper = Callable[[dict, np.random.Generator], dict]
 
 
 def build_train_loader(cfg, mapper: WeakMapper, *, start: int = 0) -> DataLoader:
-    """Endless batches, lists of samples: this rank's share of `SOLVER.IMS_PER_BATCH` images.
+    """Endless batches, lists of samples: this rank's share of `SOLVER.IMS_PER_BATCH` images, by micro-batch.
 
     What a global batch holds, and how it is augmented, depends on the config and the data alone, not on the number of
     workers or processes. start: global batches to skip, without loading them.
@@ -39,6 +39,7 @@ def build_train_loader(cfg, mapper: WeakMapper, *, start: int = 0) -> DataLoader
         seed=cfg.SEED,
         rank=comm.get_rank(),
         world_size=comm.get_world_size(),
+        micro_batches=cfg.SOLVER.ACCUMULATE,
         start=start,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
     )
@@ -48,6 +49,7 @@ def build_train_loader(cfg, mapper: WeakMapper, *, start: int = 0) -> DataLoader
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
         worker_init_fn=_one_thread,
+        generator=_generator(cfg),
     )
 
 
@@ -55,15 +57,18 @@ def build_test_loader(cfg, dataset_name: str, mapper: WeakMapper) -> DataLoader:
     """Batches of one sample; over all ranks each image of the data set exactly once, in order. The samples' labels are
     what `TEST.INPUTS` allows, and expressions."""
     kinds = [name for name in cfg.TEST.INPUTS if name != "proposals"]
-    records = gate(DatasetCatalog.get(dataset_name), [*kinds, "expressions"])
+    records = gate(DatasetCatalog.get(dataset_name), [*kinds, "expressions"], key="TEST.INPUTS")
     if not records:
-        raise ValueError(f"{dataset_name}: expected images to test on; found none in its label file.")
+        raise ValueError(
+            f"DATASETS.TEST: expected images to test on in {dataset_name}; found none. Check its label file."
+        )
     return DataLoader(
         MappedRecords(records, mapper, seed=0),
         sampler=[(0, index) for index in InferenceSampler(len(records))],
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
         worker_init_fn=_one_thread,
+        generator=_generator(cfg),
     )
 
 
@@ -86,11 +91,14 @@ class MappedRecords(Dataset):
 
 def _training_records(names: list[str]) -> Iterable[dict]:
     if not names:
-        raise ValueError("DATASETS.TRAIN: expected at least one data set; found none.")
+        raise ValueError("DATASETS.TRAIN: expected at least one data set; found none. Name one, or a label file.")
     classes = [dataset_metadata(name).get("stuff_classes") for name in names]
     for name, other in zip(names, classes):
         if other != classes[0]:
-            raise ValueError(f"DATASETS.TRAIN: expected {name} to have the classes of {names[0]}; found others.")
+            raise ValueError(
+                f"DATASETS.TRAIN: expected {name} to have the classes of {names[0]}; found others. Give both label "
+                "files the same categories, or train on one of them."
+            )
     return (record for name in names for record in DatasetCatalog.get(name))
 
 
@@ -108,6 +116,11 @@ def _log_what_is_seen(supervision: Iterable[str], mapper: WeakMapper) -> None:
     logger.info("Supervision: %s", ", ".join(supervision))
     for name, loader in mapper.evidence.items():
         logger.info("Evidence %s: %s", name, loader.provenance)
+
+
+def _generator(cfg) -> torch.Generator:
+    # Without one, a loader draws the seed of its workers from the global generator.
+    return torch.Generator().manual_seed(cfg.SEED)
 
 
 def _as_list(samples: list[dict]) -> list[dict]:

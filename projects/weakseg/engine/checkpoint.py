@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from weakseg import __version__
 from weakseg.data.catalog import metadata_of
 from weakseg.safe_io import atomic_write, read_weights
+from weakseg.weights import load_exactly, some_names, tensors_by_name
 
 logger = logging.getLogger(__name__)
 
-ITERATION_COUNTER = "head.iteration"
-"""Name of the buffer with which a head counts its steps; it starts at 0 when a network is fine-tuned."""
+_REMEDY = (
+    "Use the config and the data set that the file was trained with, or fine-tune: train with it as MODEL.WEIGHTS, "
+    "without --resume."
+)
 
 
 def describe_run(cfg: CfgNode) -> dict[str, Any]:
@@ -71,23 +74,21 @@ class Checkpointer(FvcoreCheckpointer):
         """Load every tensor, and `checkpointables` (default: all) as far as the file holds them. Raises ValueError
         unless the file's tensors have exactly the names and shapes of the model's."""
         content = self._load_file(path)
-        state = _model_state(content, path)
-        own = self.model.state_dict()
-        self._refuse_differences(content, state, own, path)
-        self.model.load_state_dict(state)
+        class_names = self.description.get("metadata", {}).get("stuff_classes", [])
+        load_exactly(self.model, content, path, class_names=class_names, remedy=_REMEDY)
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key in content:
                 self.checkpointables[key].load_state_dict(content.pop(key))
             else:
                 logger.warning("%s holds no %s; it starts anew.", path, key)
-        logger.info("%s: all %d tensors loaded", path, len(own))
+        logger.info("%s: all %d tensors loaded", path, len(self.model.state_dict()))
         return {key: value for key, value in content.items() if key != "model"}
 
     def fine_tune(self, path: str) -> None:
         """Load the tensors that fit. Those of another first size are class-shaped: they keep their fresh values, which
-        one line of the log says; the head's iteration counter becomes 0. Raises ValueError for any other difference of
-        shape, and where (almost) no name of the file is one of the model's."""
-        state = _model_state(self._load_file(path), path)
+        one line of the log says. Raises ValueError for any other difference of shape, and where (almost) no name of the
+        file is one of the model's."""
+        state = tensors_by_name(self._load_file(path), path)
         own = self.model.state_dict()
         matching = [name for name in own if name in state]
         if len(matching) < max(1, 0.1 * min(len(state), len(own))):
@@ -104,69 +105,18 @@ class Checkpointer(FvcoreCheckpointer):
                     "Only the number of classes may differ: choose the config with the sizes of this file."
                 )
         loaded = {name: state[name] for name in matching if name not in reshaped}
-        if ITERATION_COUNTER in loaded:
-            loaded[ITERATION_COUNTER] = torch.zeros_like(own[ITERATION_COUNTER])
         self.model.load_state_dict(loaded, strict=False)
         missing, unused = own.keys() - state.keys(), state.keys() - own.keys()
         sizes = dict.fromkeys(f"{len(state[name])} -> {len(own[name])}" for name in reshaped)
-        notes = [f"{', '.join(sizes)} classes: {_some(reshaped)} start new"] if reshaped else []
+        notes = [f"{', '.join(sizes)} classes: {some_names(reshaped)} start new"] if reshaped else []
         notes += [f"{len(loaded)} of {len(own)} tensors loaded"]
-        notes += [f"not in the file: {_some(missing)}"] if missing else []
-        notes += [f"not in the model: {_some(unused)}"] if unused else []
+        notes += [f"not in the file: {some_names(missing)}"] if missing else []
+        notes += [f"not in the model: {some_names(unused)}"] if unused else []
         logger.info("%s: %s", path, "; ".join(notes))
 
     def _load_file(self, f: str) -> dict[str, Any]:
         return read_weights(f)
 
-    def _refuse_differences(self, content: dict, state: dict[str, Tensor], own: dict[str, Tensor], path: str) -> None:
-        missing = own.keys() - state.keys()
-        unexpected = state.keys() - own.keys()
-        reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
-        here, there = _class_names(self.description), _class_names(content)
-        if here and there and here != there and len(here) == len(there):
-            logger.warning("%s was trained on other class names (%s) than this data set's.", path, _some(there))
-        faults = []
-        if here and there and len(here) != len(there):
-            faults.append(f"{len(there)} classes ({_some(there)}) where the data set has {len(here)} ({_some(here)})")
-        if reshaped:
-            first = reshaped[0]
-            faults.append(
-                f"{len(reshaped)} tensors of another shape ({first}: {tuple(state[first].shape)} instead of "
-                f"{tuple(own[first].shape)})"
-            )
-        faults += [f"{len(missing)} tensors missing ({_some(missing)})"] if missing else []
-        faults += [f"{len(unexpected)} tensors too many ({_some(unexpected)})"] if unexpected else []
-        if missing or unexpected or reshaped:
-            raise ValueError(
-                f"{path}: expected exactly the {len(own)} tensors of this model; found {', '.join(faults)}. Use the "
-                "config and the data set that the file was trained with, or fine-tune: train with it as MODEL.WEIGHTS, "
-                "without --resume."
-            )
-
-
-def _model_state(content: dict[str, Any], path: str) -> dict[str, Tensor]:
-    """The tensors by name of a file that holds them under "model" or "state_dict", or nothing else."""
-    state = content.get("model", content.get("state_dict", content))
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f'{path}: expected tensors by name, or a dict with them under "model"; found the keys {_some(content)}. '
-            "Convert the file first."
-        )
-    if state and all(name.startswith("module.") for name in state):
-        return {name.removeprefix("module."): value for name, value in state.items()}
-    return state
-
 
 def _differ_in_first_size(a: Tensor, b: Tensor) -> bool:
     return a.dim() == b.dim() > 0 and a.shape[1:] == b.shape[1:]
-
-
-def _class_names(content: dict[str, Any]) -> list[str]:
-    return content.get("metadata", {}).get("stuff_classes", [])
-
-
-def _some(names) -> str:
-    """The first three names and how many others there are."""
-    names = list(names) if isinstance(names, (list, dict)) else sorted(names)
-    others = f" and {len(names) - 3} others" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + others

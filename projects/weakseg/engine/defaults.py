@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from weakseg import __version__
 from weakseg.config import add_weakseg_config
+from weakseg.config_merge import merge_content, merge_options
 from weakseg.safe_io import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -28,23 +28,14 @@ def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     cfg = get_cfg()
     add_weakseg_config(cfg)
     if config_file:
-        content = _read_config(Path(config_file))
-        _refuse_unknown(content, cfg, f"{config_file} (or its _BASE_)")
-        _merge(lambda: cfg.merge_from_other_cfg(CfgNode(content)), str(config_file))
-    opts = list(opts)
-    if len(opts) % 2:
-        raise ValueError(
-            f"Options: expected pairs KEY VALUE; found {len(opts)} words ({' '.join(opts)}). Add what is missing."
-        )
-    for key in opts[::2]:
-        _refuse_unknown_key(key, cfg, "Options")
-    _merge(lambda: cfg.merge_from_list(opts), "Options")
+        merge_content(cfg, _read_config(Path(config_file)), f"{config_file} (or its _BASE_)")
+    merge_options(cfg, opts)
     return cfg
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """The frozen config of `args` (config_file, opts, eval_only) for this machine, ready to run: device and seed are
-    decided, OUTPUT_DIR exists and holds config.yaml, loggers write to it."""
+    decided, OUTPUT_DIR exists, loggers write to it. What an earlier run left there stays as it is."""
     cfg = load_config(args.config_file, args.opts)
     no_gpu = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
     if no_gpu:
@@ -58,9 +49,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
         logger.info("No GPU found: %s on the CPU", "evaluating" if args.eval_only else "training")
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    if comm.is_main_process():
-        with atomic_write(Path(cfg.OUTPUT_DIR, "config.yaml")) as temporary:
-            temporary.write_text(cfg.dump())
     logger.info(
         "WeakSeg %s, torch %s, %d process(es), device %s, seed %d, config %s, output %s",
         *(__version__, torch.__version__, comm.get_world_size(), cfg.MODEL.DEVICE, cfg.SEED),
@@ -68,6 +56,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
     )
     cfg.freeze()
     return cfg
+
+
+def write_config(cfg: CfgNode, folder: str | Path) -> None:
+    """Leave `cfg` in `folder`/config.yaml, from the main process."""
+    if comm.is_main_process():
+        with atomic_write(Path(folder, "config.yaml")) as temporary:
+            temporary.write_text(cfg.dump())
 
 
 def with_seed(cfg: CfgNode) -> CfgNode:
@@ -101,33 +96,3 @@ def _read_config(path: Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected keys and values as in the files of configs/; found no such thing there.")
     return content
-
-
-def _merge(merge: Callable[[], None], where: str) -> None:
-    try:
-        merge()
-    except (ValueError, AttributeError, AssertionError) as error:
-        raise ValueError(f"{where}: {error}. Give a value of the same type as the default.") from None
-
-
-def _refuse_unknown(content: dict, cfg: CfgNode, where: str) -> None:
-    for key in _keys(content):
-        _refuse_unknown_key(key, cfg, where)
-
-
-def _refuse_unknown_key(key: str, cfg: CfgNode, where: str) -> None:
-    known = list(_keys(cfg, nodes=True))
-    if key not in known:
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0)
-        raise ValueError(f"{where}: expected keys of the config; found the unknown key {key}. Did you mean {close[0]}?")
-
-
-def _keys(node: dict, prefix: str = "", nodes: bool = False) -> Iterator[str]:
-    """Full names of all values; with `nodes` of the nodes above them too."""
-    for name, value in node.items():
-        if isinstance(value, dict):
-            if nodes:
-                yield f"{prefix}{name}"
-            yield from _keys(value, f"{prefix}{name}.", nodes)
-        else:
-            yield f"{prefix}{name}"

@@ -35,7 +35,7 @@ from weakseg.data import (
     metadata_of,
 )
 from weakseg.engine.checkpoint import Checkpointer, describe_run
-from weakseg.engine.defaults import with_seed
+from weakseg.engine.defaults import with_seed, write_config
 from weakseg.engine.ema import ModelEMA
 from weakseg.engine.hooks import PeriodicCheckpointer
 from weakseg.engine.loss_log import LossLog
@@ -90,13 +90,16 @@ class Trainer(TrainerBase):
         """Go on from the last checkpoint of OUTPUT_DIR when `resume` and it has one; else start from MODEL.WEIGHTS."""
         if "iteration" in self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume):
             self.start_iter = self.iter + 1
+        else:
+            self.head.start_anew()
         if self.ema is not None and self.ema.updates == 0:
             self.ema.reset(self.module)
 
     def train(self) -> dict:
-        """Run from `start_iter` to `max_iter`; returns the last evaluation's results."""
+        """Run from `start_iter` to `max_iter`, with OUTPUT_DIR/config.yaml; returns the last evaluation's results."""
         self.iter = self.start_iter
         self._batches = iter(self.build_train_loader(self.cfg, prepare=self.head.prepare, start=self.start_iter))
+        write_config(self.cfg, self.cfg.OUTPUT_DIR)
         self.model.train()
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
         with EventStorage(self.start_iter) as self.storage:
@@ -107,11 +110,19 @@ class Trainer(TrainerBase):
                     self.run_step()
                     self.after_step()
                     self.iter += 1
-                # `iter` is now `max_iter`, which tells `after_train` that training has come to its end.
-            finally:
-                del self._batches
+                self._batches = iter(())  # the loader's workers end before the evaluation's start
                 self.after_train()
+            except BaseException:
+                self._stop_after_error()
+                raise
         return self._results
+
+    def _stop_after_error(self) -> None:
+        """End the loader's workers and close the writers; nothing is evaluated."""
+        self._batches = iter(())
+        for hook in self._hooks:
+            if isinstance(hook, PeriodicWriter):
+                hook.after_train()
 
     def run_step(self) -> None:
         started = time.perf_counter()
@@ -194,12 +205,6 @@ class Trainer(TrainerBase):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, *, prepare: Callable[[dict], dict] | None = None, start: int = 0):
         """Endless lists of samples. prepare: the head's function of a sample; start: batches to skip."""
-        shares = comm.get_world_size() * cfg.SOLVER.ACCUMULATE
-        if cfg.SOLVER.ACCUMULATE < 1 or cfg.SOLVER.IMS_PER_BATCH % shares:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH: expected a multiple of {comm.get_world_size()} processes x SOLVER.ACCUMULATE = "
-                f"{cfg.SOLVER.ACCUMULATE}; found {cfg.SOLVER.IMS_PER_BATCH}. Change one of the three."
-            )
         return build_train_loader(cfg, WeakMapper(cfg, True, prepare=prepare), start=start)
 
     @classmethod
@@ -233,8 +238,9 @@ class Trainer(TrainerBase):
 
     @classmethod
     def evaluate(cls, cfg: CfgNode, *, resume: bool = False) -> dict:
-        """Test a checkpoint without training: the last one of OUTPUT_DIR when `resume`, else MODEL.WEIGHTS."""
-        cfg = cfg.clone()
+        """Test a checkpoint without training: the last one of OUTPUT_DIR when `resume`, else MODEL.WEIGHTS. The config
+        is left in OUTPUT_DIR/inference/config.yaml."""
+        given, cfg = cfg, cfg.clone()
         cfg.defrost()
         cfg.MODEL.BACKBONE.WEIGHTS = ""  # the checkpoint holds the backbone too
         cfg.DATASETS.TRAIN = ()  # the classes are those of the test set; the training set may be absent
@@ -249,6 +255,7 @@ class Trainer(TrainerBase):
             where = f"{cfg.OUTPUT_DIR}/last_checkpoint" if resume else "MODEL.WEIGHTS"
             raise ValueError(f"--eval-only: expected a checkpoint in {where}; found none. Set MODEL.WEIGHTS to a file.")
         checkpointer.load(path)
+        write_config(given, Path(cfg.OUTPUT_DIR, "inference"))
         return cls.test_with_average(cfg, model, ema if ema is not None and ema.updates else None)
 
 
@@ -268,8 +275,7 @@ def _check_classes(cfg: CfgNode) -> None:
 def _distributed(model: nn.Module, device: torch.device) -> nn.Module:
     """`model`, wrapped where there are several processes; device_ids must be None on the CPU."""
     devices = {} if device.type == "cuda" else {"device_ids": None}
-    unused = getattr(model.head, "unused_parameters", False)
-    return create_ddp_model(model, broadcast_buffers=False, find_unused_parameters=unused, **devices)
+    return create_ddp_model(model, broadcast_buffers=False, **devices)
 
 
 def _autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
@@ -278,7 +284,9 @@ def _autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
     if not cfg.SOLVER.AMP.ENABLED:
         return None
     if cfg.SOLVER.AMP.DTYPE not in dtypes:
-        raise ValueError(f"SOLVER.AMP.DTYPE: expected {' or '.join(dtypes)}; found {cfg.SOLVER.AMP.DTYPE!r}.")
+        raise ValueError(
+            f"SOLVER.AMP.DTYPE: expected {' or '.join(dtypes)}; found {cfg.SOLVER.AMP.DTYPE!r}. Choose one of them."
+        )
     if device.type == "cpu" and cfg.SOLVER.AMP.DTYPE == "float16":
         logger.info("SOLVER.AMP.DTYPE: bfloat16, as the CPU has no float16 training.")
         return torch.bfloat16

@@ -13,10 +13,12 @@ from weakseg.visualize import paint_classes, paint_panoptic, sheet
 
 
 class PictureWriter(DatasetEvaluator):
-    """Writes <folder>/<image name>.png while an evaluation runs. It measures nothing."""
+    """Writes one PNG an image below `folder` while an evaluation runs, where the image lies below the data set's
+    `image_root` and under its name. It measures nothing."""
 
     def __init__(self, metadata: Metadata, folder: str | Path):
         self._metadata, self._folder = metadata, Path(folder)
+        self._image_root = Path(metadata.image_root).resolve()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for sample, result in zip(inputs, outputs):
@@ -31,4 +33,5 @@ class PictureWriter(DatasetEvaluator):
                 classes = semantic.argmax(0) if semantic.ndim == 3 else semantic
                 panels.append(("semantic", paint_classes(image, classes, self._metadata.stuff_colors)))
             height = int(np.clip(image.shape[0], 256, 512))
-            write_png(self._folder / f"{Path(sample['file_name']).stem}.png", sheet(panels, height))
+            name = Path(sample["file_name"]).resolve().relative_to(self._image_root).with_suffix(".png")
+            write_png(self._folder / name, sheet(panels, height))

@@ -4,9 +4,10 @@ from weakseg.labels.build import decode_segmentation, encode_mask, weak_labels
 from weakseg.labels.geometry import crop, hflip, resize
 from weakseg.labels.label_file import LabelFile, read_label_file, write_label_file
 from weakseg.labels.sampling import boxes_from_masks, sample_points, tags_from_masks
-from weakseg.labels.weak_labels import LabelKind, WeakLabels
+from weakseg.labels.weak_labels import NO_CLASS, LabelKind, WeakLabels
 
 __all__ = [
+    "NO_CLASS",
     "LabelFile",
     "LabelKind",
     "WeakLabels",

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NO_CLASS = 255
+"""The class of a pixel in a class map that nobody gave a class."""
+
 
 class LabelKind(str, Enum):
     """The kinds of labels that a run may see (`INPUT.SUPERVISION`)."""

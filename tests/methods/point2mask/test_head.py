@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from tiny import CONFIGS, point_labels, scenes, shrunk_config
-from weakseg.data import WeakMapper, build_train_loader
+from weakseg.data import WeakMapper, build_test_loader, build_train_loader, dataset_metadata, dataset_names
+from weakseg.evaluation import build_evaluator
+from weakseg.inference.views import plain_view
 from weakseg.labels import WeakLabels
 from weakseg.safe_io import read_json, write_json
 
@@ -149,6 +152,8 @@ def test_true_masks_train_without_the_losses_of_missing_labels(tmp_path):
     label_file = scenes(tmp_path, count=2)
     cfg = shrunk_config(DEMO, label_file, tmp_path, INPUT__SUPERVISION=("masks",))
     model = model_of(label_file, tmp_path, INPUT__SUPERVISION=("masks",))
+    # Nothing reads the heads that shape the pixel graph.
+    model.head.network.embed = None
     losses = model(next(iter(build_train_loader(cfg, WeakMapper(cfg, True)))))
     names = {name.split(".")[-1] for name in losses}
     assert names == {
@@ -157,6 +162,70 @@ def test_true_masks_train_without_the_losses_of_missing_labels(tmp_path):
     }
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_points_and_masks_together_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected one of points or masks"):
+        model_of(scenes(tmp_path, count=1), tmp_path, INPUT__SUPERVISION=("points", "masks"))
+
+
+def things_only(label_file):
+    """The label file without its stuff."""
+    content = read_json(label_file)
+    content["categories"] = [category for category in content["categories"] if category["isthing"]]
+    ids = {category["id"] for category in content["categories"]}
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] in ids]
+    path = label_file.with_name("things.json")
+    write_json(path, content)
+    return path
+
+
+def test_a_data_set_of_things_trains_and_is_evaluated_by_its_instances(tmp_path):
+    label_file = things_only(scenes(tmp_path, count=3))
+    losses = train_losses(label_file, tmp_path, steps=1)[0]
+    assert all(np.isfinite(loss) for loss in losses.values()) and losses["loss_cls"] > 0
+
+    changes = {f"MODEL__POINT2MASK__TEST__{key}": 0.0 for key in ("QUALITY_THRESH_THING", "OVERLAP_THRESH_THING")}
+    cfg = shrunk_config(DEMO, label_file, tmp_path, **changes)
+    model = model_of(label_file, tmp_path, **changes).eval()
+    (name,) = dataset_names(cfg, "test")
+    assert dataset_metadata(name).evaluator_type == "weakseg_instance"
+    loader = build_test_loader(cfg, name, WeakMapper(cfg, False))
+    seen, forward = [], model.forward
+    model.forward = lambda batch: seen.extend(results := forward(batch)) or results
+    scores = inference_on_dataset(model, loader, build_evaluator(cfg, name, tmp_path))
+    assert scores["bbox"].keys() >= {"AP", "AP50"} and len(seen) == 3
+    assert any(len(result["instances"]) for result in seen) and "segm" in scores
+    for result in seen:
+        instances, (ids, segments) = result["instances"], result["panoptic_seg"]
+        assert instances.image_size == (64, 64)  # the network saw 80 x 80
+        assert len(instances) == len(segments) == len(instances.pred_boxes)
+        for k, segment in enumerate(segments):
+            assert torch.equal(instances.pred_masks[k], ids == segment["id"])
+
+
+@torch.no_grad()
+def test_instances_have_the_boxes_of_their_queries_in_the_original_image(tmp_path):
+    """An image of 64 x 48 of an original twice as high and half as wide."""
+    changes = {"QUALITY_THRESH_THING": 0.0, "OVERLAP_THRESH_THING": 1.0}
+    changes = {f"MODEL__POINT2MASK__TEST__{key}": value for key, value in changes.items()}
+    model = model_of(scenes(tmp_path, count=1), tmp_path, **changes).eval()
+    one = sample(WeakLabels((64, 48))) | {"height": 128, "width": 24}
+    images = model.preprocess([one])
+    raw = model.head(model.backbone(images.tensor), images, [one])
+    # One query, of class 2, is sure, and its mask is everywhere: a thing in front of all else.
+    raw.class_logits[0] = -20
+    raw.class_logits[0, 7, 2] = 9
+    raw.boxes[0, 7] = torch.tensor([0.5, 0.25, 0.5, 0.25])
+    raw.queries[0] = torch.arange(len(raw.boxes[0]))
+    raw.thing_masks[0] = torch.zeros(len(raw.boxes[0]), *raw.thing_masks[0].shape[1:])
+    raw.thing_masks[0][7] = 3
+    (result,) = model.head.finish([(plain_view(images), raw)], [one])
+    instances, first = result["instances"], result["panoptic_seg"][1][0]
+    assert instances.pred_classes.tolist() == [2] and instances.pred_masks.shape == (1, 128, 24)
+    assert torch.equal(instances.pred_masks[0], result["panoptic_seg"][0] == first["id"])
+    assert instances.scores.item() == pytest.approx(first["score"])
+    torch.testing.assert_close(instances.pred_boxes.tensor, torch.tensor([[6.0, 16, 18, 48]]))
 
 
 def test_every_trainable_parameter_is_in_one_group(tmp_path):

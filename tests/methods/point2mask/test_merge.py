@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from weakseg.methods.point2mask import merge
-from weakseg.methods.point2mask.merge import pair_boxes, panoptic_merge, score_masks, semantic_map, top_pairs
+from weakseg.methods.point2mask.merge import (
+    pair_boxes,
+    panoptic_merge,
+    score_masks,
+    semantic_map,
+    thing_instances,
+    top_pairs,
+)
 
 THINGS = 4
 SIZES = {"padded_size": (36, 52), "image_size": (33, 50), "output_size": (40, 61)}
@@ -33,7 +40,7 @@ def literal_merge(masks, scores, classes, mask_index, sizes, quality_thresholds,
             continue
         free = binary & (id_map == 0)
         id_map[free] = len(segments) + 1
-        segments.append((len(segments) + 1, classes[k].item(), not stuff, free.sum().item(), quality[k]))
+        segments.append((len(segments) + 1, classes[k].item(), not stuff, free.sum().item(), quality[k], k))
     return id_map, segments
 
 
@@ -57,11 +64,12 @@ def candidates(seed, pairs=30, queries=12, stuff=3):
 def test_merge_equals_the_steps_taken_literally(seed, chunk, monkeypatch):
     monkeypatch.setattr(merge, "_CHUNK_PIXELS", chunk)
     masks, given = candidates(seed)
-    id_map, segments = panoptic_merge(masks, **given, num_things=THINGS, **SIZES, **THRESHOLDS)
+    id_map, segments, origins = panoptic_merge(masks, **given, num_things=THINGS, **SIZES, **THRESHOLDS)
     expected_map, expected = literal_merge(masks, **given, sizes=SIZES, **THRESHOLDS)
     assert id_map.dtype == torch.int32 and torch.equal(id_map, expected_map)
     assert len(segments) == len(expected) >= 3
-    for segment, (number, label, isthing, area, quality) in zip(segments, expected):
+    assert origins.tolist() == [segment[-1] for segment in expected]
+    for segment, (number, label, isthing, area, quality, _) in zip(segments, expected):
         assert segment | {"score": 0} == {
             "id": number,
             "category_id": label,
@@ -97,7 +105,7 @@ def merge_pixels(masks, scores, classes, quality=(0.25, 0.25), overlap=(0.4, 0.2
     """Merge masks of 1 x n pixels without any resizing."""
     masks = torch.tensor(masks)[:, None]
     size = tuple(masks.shape[1:])
-    id_map, segments = panoptic_merge(
+    id_map, segments, _ = panoptic_merge(
         masks,
         torch.tensor(scores),
         classes=torch.tensor(classes),
@@ -143,8 +151,28 @@ def test_equal_candidates_are_painted_in_their_order():
 def test_nothing_passes_and_no_candidate():
     assert merge_pixels([[0.0, 0.0], [0.6, 0.0]], [1.0, 1.0], [0, 5]) == ([0, 0], [])
     nothing = {"scores": torch.zeros(0), "classes": torch.zeros(0).long(), "mask_index": torch.zeros(0).long()}
-    id_map, segments = panoptic_merge(torch.zeros(0, 9, 13), **nothing, num_things=THINGS, **SIZES, **THRESHOLDS)
-    assert torch.equal(id_map, torch.zeros(40, 61, dtype=torch.int32)) and segments == []
+    id_map, segments, origins = panoptic_merge(
+        torch.zeros(0, 9, 13), **nothing, num_things=THINGS, **SIZES, **THRESHOLDS
+    )
+    assert torch.equal(id_map, torch.zeros(40, 61, dtype=torch.int32)) and segments == [] and origins.shape == (0,)
+    instances = thing_instances(id_map, segments, torch.zeros(0, 4))
+    assert len(instances) == 0 and instances.pred_masks.shape == (0, 40, 61)
+
+
+def test_instances_are_the_things_of_the_map():
+    id_map = torch.tensor([[1, 1, 2], [3, 0, 2]], dtype=torch.int32)
+    segments = [
+        {"id": 1, "category_id": 2, "isthing": True, "area": 2, "score": 0.9},
+        {"id": 2, "category_id": 5, "isthing": False, "area": 2, "score": 0.8},
+        {"id": 3, "category_id": 0, "isthing": True, "area": 1, "score": 0.3},
+    ]
+    boxes = torch.tensor([[0.0, 0, 2, 1.5], [0, 1, 1, 2]])
+    instances = thing_instances(id_map, segments, boxes)
+    assert instances.image_size == (2, 3)
+    assert instances.pred_masks.tolist() == [[[True, True, False], [False] * 3], [[False] * 3, [True, False, False]]]
+    assert instances.pred_classes.tolist() == [2, 0] and instances.pred_classes.dtype == torch.int64
+    assert torch.equal(instances.scores, torch.tensor([0.9, 0.3]))
+    assert torch.equal(instances.pred_boxes.tensor, boxes)
 
 
 def test_mask_scores_by_hand():

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from weakseg.layers.position_encoding import level_paddings
 from weakseg.layers.tree_filter import tree_filter
 from weakseg.methods.point2mask.semantic_losses import (
     color_affinity,
@@ -11,6 +12,7 @@ from weakseg.methods.point2mask.semantic_losses import (
     dilate_points,
     existence_loss_sum,
     partial_cross_entropy_sum,
+    pixels_inside,
     tree_loss_sum,
     unlabelled_count,
 )
@@ -41,7 +43,8 @@ def _dense_by_loops(points: torch.Tensor, num_classes: int, reach: int) -> torch
 def test_points_grow_to_squares_of_their_class(size):
     points = _point_map()
     dilated = dilate_points(points, 4, size)
-    assert torch.equal(dilated.dense(), _dense_by_loops(points, 4, size // 2))
+    dense = _dense_by_loops(points, 4, size // 2)
+    assert torch.equal(dilated.masks, dense[dilated.image_index, dilated.class_index])
     assert dilated.image_index.tolist() == [0, 0, 0, 1] and dilated.class_index.tolist() == [1, 2, 3, 0]
     assert dilated.present.tolist() == [[False, True, True, True], [True, False, False, False], [False] * 4]
 
@@ -67,7 +70,7 @@ def test_small_targets_take_the_nearest_pixel_and_the_lowest_class(small):
 def test_no_point_in_the_batch():
     dilated = dilate_points(torch.full((2, 6, 8), NONE), 3)
     target, covering = dilated.labels_at(3, 4)
-    assert dilated.masks.shape == (0, 6, 8) and dilated.dense().shape == (2, 3, 6, 8)
+    assert dilated.masks.shape == (0, 6, 8) and dilated.present.shape == (2, 3)
     assert not dilated.present.any() and (target == NONE).all() and not covering.any()
 
 
@@ -77,6 +80,16 @@ def test_unlabelled_pixels_are_counted_once_and_only_inside_the_image():
     assert unlabelled_count(covering) == 3
     assert unlabelled_count(covering, valid) == 2
     assert unlabelled_count(covering, official=True) == 1 + 0 - 1 - 2 + 1 + 1
+
+
+@pytest.mark.parametrize("size", [(64, 96), (16, 24), (8, 12), (7, 9), (1, 1)])
+def test_pixels_inside_are_those_that_the_network_does_not_call_padding(size):
+    image_sizes, padded = [(64, 96), (37, 90), (1, 5)], (64, 96)
+    inside = pixels_inside(image_sizes, padded, size)
+    (padding,) = level_paddings(image_sizes, padded, [size])
+    assert torch.equal(inside, ~padding)
+    expected = [len([i for i in range(size[0]) if i * 64 // size[0] < height]) for height, _ in image_sizes]
+    assert inside[:, :, 0].sum(1).tolist() == expected
 
 
 def test_existence_is_a_focal_loss_summed_by_layer():

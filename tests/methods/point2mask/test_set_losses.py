@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from weakseg.methods.point2mask.set_losses import generalized_iou, location_losses, match
+from weakseg.methods.point2mask.set_losses import box_scales, generalized_iou, location_losses, match
 
 WEIGHTS = {"class_weight": 2.0, "box_weight": 5.0, "giou_weight": 2.0}
 SIZES = [(96, 128), (80, 60)]
@@ -23,7 +23,8 @@ def problem(counts, queries=5, layers=2, seed=0):
         side = torch.rand(count, 2, generator=generator) * 25 + 5
         pseudo_boxes.append(torch.cat([corner, corner + side], 1))
         classes.append(torch.randint(0, 3, (count,), generator=generator))
-    return logits, boxes, {"pseudo_boxes": pseudo_boxes, "classes": classes, "image_sizes": SIZES[: len(counts)]}
+    scales = box_scales(SIZES[: len(counts)])
+    return logits, boxes, {"pseudo_boxes": pseudo_boxes, "classes": classes, "image_scales": scales}
 
 
 def giou(a, b):

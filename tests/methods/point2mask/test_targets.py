@@ -47,6 +47,23 @@ def test_several_points_of_one_target_keep_its_instance():
     assert point_targets([weak], (4, 4), num_things=1).points[0].tolist() == [[0, 0, 0], [1, 2, 2], [1, 1, 3]]
 
 
+def test_where_targets_share_a_pixel_the_later_one_is_kept():
+    """In whatever order the points come; both instances keep their point."""
+    rows = [(1.5, 2.5, 3), (1.2, 2.1, 0), (1.9, 2.9, 1), (0.5, 0.5, 0), (0.5, 0.5, 2)]
+    first = point_labels((4, 4), rows)
+    order = torch.tensor([2, 4, 0, 3, 1])
+    shuffled = first.replace(points=first.points[order], point_target=first.point_target[order])
+    targets = point_targets([first, shuffled], (4, 5), num_things=2)
+    expected = torch.full((4, 5), 255)
+    expected[2, 1], expected[0, 0] = 1, 2
+    assert torch.equal(targets.point_map, expected.expand(2, 4, 5))
+    assert targets.points[0].tolist() == [[0, 2, 1], [1, 2, 1], [2, 0, 0]]
+    # A crowd on top hides nothing; in the release it does.
+    crowd = first.replace(is_crowd=torch.tensor([False, False, True, False, False]))
+    assert point_targets([crowd], (4, 5), num_things=2).point_map[0, 2, 1] == 0
+    assert point_targets([crowd], (4, 5), num_things=2, official=True).point_map[0, 2, 1] == 1
+
+
 def truth(size, masks, classes, crowd=None):
     return WeakLabels(
         image_size=size,
@@ -70,6 +87,16 @@ def test_true_masks_stand_where_pseudo_labels_stood():
     owner[0, 1:3], owner[1, 3] = 0, 1
     assert torch.equal(labels.instance_map[0], owner)
     assert labels.boxes[0].tolist() == [[1, 0, 3, 1], [3, 1, 4, 2]]
+
+
+def test_of_overlapping_masks_the_later_one_is_kept():
+    first, second = torch.zeros(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)
+    first[0], second[:, 1] = True, True
+    _, labels = true_labels([truth((2, 3), [first, second], [0, 2])], (2, 3), num_things=2)
+    assert labels.semantic[0].tolist() == [[0, 2, 0], [255, 2, 255]]
+    assert labels.instance_map[0].tolist() == [[0, -1, 0], [-1, -1, -1]]
+    _, labels = true_labels([truth((2, 3), [second, first], [0, 2])], (2, 3), num_things=2)
+    assert labels.semantic[0].tolist() == [[2, 2, 2], [255, 0, 255]]
 
 
 def test_an_image_without_masks_has_no_truth():

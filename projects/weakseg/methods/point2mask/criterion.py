@@ -10,24 +10,24 @@ from detectron2.structures import ImageList
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from weakseg.labels import NO_CLASS
 from weakseg.layers.color import denormalize, rgb_to_lab
-from weakseg.layers.position_encoding import level_paddings
 from weakseg.methods.point2mask.embedding_losses import boundary_loss, contrastive_loss
 from weakseg.methods.point2mask.loss_weights import LossWeights, loss_ramp, scale_losses
 from weakseg.methods.point2mask.mask_losses import dice_losses, stuff_losses, stuff_presence
 from weakseg.methods.point2mask.pseudo_labels import PseudoLabels
 from weakseg.methods.point2mask.semantic_losses import (
-    NO_CLASS,
     DilatedPoints,
     color_affinity,
     color_prior_loss,
     color_tree,
     existence_loss_sum,
     partial_cross_entropy_sum,
+    pixels_inside,
     tree_loss_sum,
     unlabelled_count,
 )
-from weakseg.methods.point2mask.set_losses import Matches, location_losses
+from weakseg.methods.point2mask.set_losses import Matches, box_scales, location_losses
 from weakseg.methods.point2mask.targets import PointTargets
 from weakseg.methods.point2mask.transformer import Location
 
@@ -38,7 +38,8 @@ class Outputs:
 
     location: see `Location`; matches: per layer and image; thing_masks (L, B, N, h0, w0) of the last layer's matched
     queries, image b's matches first. stuff: masks (L, B, U, h0, w0) and existence logits (L, B, U); semantic: scaled
-    logits (L, B, C, h0, w0) and existence logits (L, B, C). embedding (B, E, h0, w0); boundary (B, h0, w0) logits.
+    logits (L, B, C, h0, w0) and existence logits (L, B, C). embedding (B, E, h0, w0) and boundary (B, h0, w0) logits;
+    None where the labels are true masks.
     """
 
     location: Location
@@ -46,8 +47,8 @@ class Outputs:
     thing_masks: Tensor
     stuff: tuple[Tensor, Tensor]
     semantic: tuple[Tensor, Tensor]
-    embedding: Tensor
-    boundary: Tensor
+    embedding: Tensor | None
+    boundary: Tensor | None
 
 
 class Criterion(nn.Module):
@@ -93,7 +94,10 @@ class Criterion(nn.Module):
         """Scaled loss terms by name. `step`: optimiser steps done before. Without `targets` the labels are true masks,
         and the losses that stand in for missing labels (colour, tree, contrastive, boundary) are left out."""
         height, width = outputs.semantic[0].shape[-2:]
-        valid = None if self.official else _inside(images, (height, width))
+        padded = (images.tensor.shape[-2], images.tensor.shape[-1])
+        valid = None
+        if not self.official:
+            valid = pixels_inside(images.image_sizes, padded, (height, width), device=images.tensor.device)
         target, covering = dilated.labels_at(height, width)
         if valid is not None:
             target = torch.where(valid, target, NO_CLASS)
@@ -111,8 +115,8 @@ class Criterion(nn.Module):
             losses |= self._colors(outputs.semantic[0], images, valid, counts)
         losses |= self._location(outputs, classes, pseudo, images, counts)
         losses |= self._masks(outputs, pseudo, images, stuff_present, counts)
-        if targets is not None:
-            losses |= self._graph(outputs, pseudo, images, targets)
+        if targets is not None and outputs.embedding is not None and outputs.boundary is not None:
+            losses |= self._graph(outputs.embedding, outputs.boundary, pseudo, images, targets)
         return scale_losses(
             losses,
             thing_count=counts["matched"],
@@ -151,6 +155,7 @@ class Criterion(nn.Module):
         location = outputs.location
         losses: dict[str, Tensor] = {}
         last = len(outputs.matches) - 1
+        scales = box_scales(images.image_sizes, location.boxes.device)
         for layer, matches in enumerate(outputs.matches):
             terms = location_losses(
                 location.class_logits[layer],
@@ -158,7 +163,7 @@ class Criterion(nn.Module):
                 matches,
                 pseudo_boxes=pseudo.boxes,
                 classes=classes,
-                image_sizes=images.image_sizes,
+                image_scales=scales,
                 normalizer=counts["matched"],
                 **self.weights.location,
             )
@@ -200,10 +205,10 @@ class Criterion(nn.Module):
         )
 
     def _graph(
-        self, outputs: Outputs, pseudo: PseudoLabels, images: ImageList, targets: PointTargets
+        self, embedding: Tensor, boundary: Tensor, pseudo: PseudoLabels, images: ImageList, targets: PointTargets
     ) -> dict[str, Tensor]:
         contrast = contrastive_loss(
-            outputs.embedding,
+            embedding,
             pseudo.instance_map,
             pseudo.semantic,
             points=targets.points,
@@ -213,26 +218,19 @@ class Criterion(nn.Module):
             num_stuff=self.num_stuff,
             temperature=self.temperature,
         )
-        boundary = boundary_loss(
-            outputs.boundary,
+        affinity = boundary_loss(
+            boundary,
             pseudo.instance_map,
             pseudo.semantic,
             num_things=self.num_things,
             image_sizes=images.image_sizes,
             official=self.official,
         )
-        return {"loss_cl": contrast, "loss_bnd": boundary}
+        return {"loss_cl": contrast, "loss_bnd": affinity}
 
 
 def _by_layer(name: str, losses: Tensor) -> dict[str, Tensor]:
     return {f"d{layer}.{name}": loss for layer, loss in enumerate(losses)}
-
-
-def _inside(images: ImageList, size: tuple[int, int]) -> Tensor:
-    """(B, h, w) bool: pixels of a small map that lie in the unpadded images."""
-    padded = (images.tensor.shape[-2], images.tensor.shape[-1])
-    (outside,) = level_paddings(images.image_sizes, padded, [size], device=images.tensor.device)
-    return ~outside
 
 
 def _global_counts(*, at_least_one: tuple[str, ...], **counts: Tensor | int) -> dict[str, Tensor]:

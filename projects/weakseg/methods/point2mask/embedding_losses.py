@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weakseg.labels import NO_CLASS
 from weakseg.layers.resize import resize_label_masks
+from weakseg.methods.point2mask.semantic_losses import pixels_inside
 
 _HALF_NEIGHBOURS = ((0, 1), (1, -1), (1, 0), (1, 1))
 """(dy, dx) of one neighbour of each opposite pair."""
@@ -69,9 +71,10 @@ def boundary_loss(
     boundary, and different thing classes are a boundary even inside one instance.
     """
     instances = torch.stack(list(instance_maps))
+    size = (semantic.shape[-2], semantic.shape[-1])
     logits = boundary_logits[:, None].float()
-    boundary = F.interpolate(logits, semantic.shape[-2:], mode="bilinear", align_corners=False)[:, 0].sigmoid()
-    inside = None if official else _inside(image_sizes, semantic)
+    boundary = F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0].sigmoid()
+    inside = None if official else pixels_inside(image_sizes, size, size, device=semantic.device)
 
     # The stronger boundary of a pair decides, and both losses are monotone: they are taken per pixel, before the pairs.
     affinity = 1 - boundary
@@ -125,13 +128,6 @@ def _cell_loss(embedding: Tensor, members: Tensor, queries: Tensor, temperature:
     return -(queries * log_likelihood).sum() / queries.sum().clamp(min=1)
 
 
-def _inside(image_sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
-    inside = torch.zeros_like(like, dtype=torch.bool)
-    for b, (height, width) in enumerate(image_sizes):
-        inside[b, :height, :width] = True
-    return inside
-
-
 def _pair_kinds(
     instances: Tensor, semantic: Tensor, inside: Tensor | None, offset: tuple[int, int], num_things: int
 ) -> Tensor:
@@ -139,8 +135,8 @@ def _pair_kinds(
     instance_i, instance_j = _pair(instances, offset)
     class_i, class_j = _pair(semantic, offset)
     thing = (instance_i == instance_j) & (instance_i >= 0)
-    stuff = (class_i == class_j) & (class_i >= num_things) & (class_i < 255)
-    classes_differ = (class_i != class_j) & (class_i < 255) & (class_j < 255)
+    stuff = (class_i == class_j) & (class_i >= num_things) & (class_i != NO_CLASS)
+    classes_differ = (class_i != class_j) & (class_i != NO_CLASS) & (class_j != NO_CLASS)
     if inside is not None:
         classes_differ &= (class_i >= num_things) | (class_j >= num_things)
     kinds = torch.stack([thing, stuff, (instance_i != instance_j) | classes_differ])
@@ -160,4 +156,4 @@ def _pairs_beyond(instances: Tensor, semantic: Tensor) -> Tensor:
     height, width = semantic.shape[1:]
     around = torch.ones(1, 1, height, width, device=semantic.device)
     beyond = 9 - F.avg_pool2d(around, 3, stride=1, padding=1, divisor_override=1)[0]
-    return beyond * ((instances >= 0) | ((semantic > 0) & (semantic < 255)))
+    return beyond * ((instances >= 0) | ((semantic > 0) & (semantic != NO_CLASS)))

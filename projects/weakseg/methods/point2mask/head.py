@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from detectron2.config import configurable
 from detectron2.structures import ImageList
@@ -13,33 +11,18 @@ from torch.nn import functional as F
 from weakseg.data.catalog import class_counts, metadata_of
 from weakseg.heads import WEAK_HEAD_REGISTRY, WeakHead
 from weakseg.inference.views import View
-from weakseg.labels import LabelKind
+from weakseg.labels import LabelKind, WeakLabels
 from weakseg.methods.point2mask.config import criterion_arguments, network_arguments, transport_arguments
 from weakseg.methods.point2mask.criterion import Criterion, Outputs
-from weakseg.methods.point2mask.merge import panoptic_merge, semantic_map, top_pairs
+from weakseg.methods.point2mask.merge import RawPrediction, image_result, top_pairs
 from weakseg.methods.point2mask.network import Encoded, Point2MaskNetwork
-from weakseg.methods.point2mask.pseudo_labels import PseudoLabels, make_pseudo_labels
-from weakseg.methods.point2mask.semantic_losses import NO_CLASS, DilatedPoints, dilate_points
-from weakseg.methods.point2mask.set_losses import match
+from weakseg.methods.point2mask.pseudo_labels import PseudoLabels, make_pseudo_labels, pseudo_panoptic
+from weakseg.methods.point2mask.semantic_losses import DilatedPoints, dilate_points
+from weakseg.methods.point2mask.set_losses import box_scales, match
 from weakseg.methods.point2mask.targets import PointTargets, point_targets, true_labels
 
 SLOW_PARAMETERS = ("backbone", "sampling_offsets", "reference_points")
 """Parameters whose full name contains one of these learn with the backbone's rate (card section 4)."""
-
-
-@dataclass
-class RawPrediction:
-    """One view of a batch. Last layers only: class_logits (B, Q, T); boxes (B, Q, 4) cxcywh in [0, 1]; per image the
-    queries (M,) that may become segments and their masks (M, h0, w0); stuff masks (B, U, h0, w0) and existence logits
-    (B, U); semantic logits (B, C, h0, w0), or None when they are not asked for."""
-
-    class_logits: Tensor
-    boxes: Tensor
-    queries: list[Tensor]
-    thing_masks: list[Tensor]
-    stuff_masks: Tensor
-    stuff_logits: Tensor
-    semantic_logits: Tensor | None
 
 
 @WEAK_HEAD_REGISTRY.register()
@@ -98,6 +81,10 @@ class Point2MaskHead(WeakHead):
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:
         node = cfg.MODEL.POINT2MASK
+        if {LabelKind.POINTS.value, LabelKind.MASKS.value} <= set(cfg.INPUT.SUPERVISION):
+            raise ValueError(
+                "INPUT.SUPERVISION: expected one of points or masks for Point2Mask; found both. Remove one of them."
+            )
         num_things, num_stuff = class_counts(metadata_of(cfg))
         classes: dict = {"num_things": num_things, "num_stuff": num_stuff}
         in_channels = [input_shape[name].channels for name in node.IN_FEATURES]
@@ -119,19 +106,21 @@ class Point2MaskHead(WeakHead):
         }
 
     def losses(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> dict[str, Tensor]:
-        labels = [sample["weak"].to(images.tensor.device) for sample in batch]
+        labels, device = [sample["weak"] for sample in batch], images.tensor.device
         encoded = self._encode(features, images)
         location = self.network.locate(encoded)
         semantic = self.network.semantic(encoded)
-        embedding, boundary = self.network.embed(encoded)
 
         targets: PointTargets | None = None
+        embedding: Tensor | None = None
+        boundary: Tensor | None = None
         if self.from_masks:
-            classes, pseudo = true_labels(labels, _size(images), num_things=self.num_things)
+            classes, pseudo = true_labels(labels, _size(images), num_things=self.num_things, device=device)
             dilated = dilate_points(pseudo.semantic, self.num_things + self.num_stuff, size=1)
         else:
             targets, dilated = self._points(labels, images)
             classes = targets.classes
+            embedding, boundary = self.network.embed(encoded)
             pseudo = self._transport(semantic[0][-1], boundary, embedding, targets, dilated, images)
 
         matches = match(
@@ -139,7 +128,7 @@ class Point2MaskHead(WeakHead):
             location.boxes,
             pseudo_boxes=pseudo.boxes,
             classes=classes,
-            image_sizes=images.image_sizes,
+            image_scales=box_scales(images.image_sizes, device),
             **self.criterion.weights.location,
         )
         queries = _padded([location.states[-1][b, query] for b, (query, _) in enumerate(matches[-1])])
@@ -157,25 +146,19 @@ class Point2MaskHead(WeakHead):
     def after_step(self) -> None:
         self.iteration += 1
 
+    def start_anew(self) -> None:
+        self.iteration.zero_()
+
     @torch.no_grad()
     def pseudo_labels(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> list[dict]:
         """Per image "panoptic_seg": its instances' masks, then a segment per stuff class of the semantic pseudo label;
         where the points leave a pixel open it is void."""
         targets, pseudo = self.grow_points(features, images, batch)
+        classes: dict = {"num_things": self.num_things, "num_stuff": self.num_stuff}
         results = []
         for b, (height, width) in enumerate(images.image_sizes):
             owner, semantic = pseudo.instance_map[b][:height, :width], pseudo.semantic[b, :height, :width]
-            classes = targets.classes[b]
-            is_stuff = (owner < 0) & (semantic >= self.num_things) & (semantic != NO_CLASS)
-            ids = torch.where(is_stuff, len(classes) + 1 + semantic - self.num_things, owner + 1)
-            kinds = classes.tolist() + list(range(self.num_things, self.num_things + self.num_stuff))
-            areas = torch.bincount(ids.flatten(), minlength=len(kinds) + 1)[1:].tolist()
-            segments = [
-                {"id": k + 1, "category_id": kind, "isthing": kind < self.num_things, "area": area}
-                for k, (kind, area) in enumerate(zip(kinds, areas))
-                if area
-            ]
-            results.append({"panoptic_seg": (ids.int(), segments)})
+            results.append({"panoptic_seg": pseudo_panoptic(owner, semantic, targets.classes[b], **classes)})
         return results
 
     @torch.no_grad()
@@ -183,7 +166,7 @@ class Point2MaskHead(WeakHead):
         self, features: dict[str, Tensor], images: ImageList, batch: list[dict]
     ) -> tuple[PointTargets, PseudoLabels]:
         """The labelled pixels of a batch, and what they are grown to with the network as it is."""
-        labels = [sample["weak"].to(images.tensor.device) for sample in batch]
+        labels = [sample["weak"] for sample in batch]
         encoded = self._encode(features, images)
         semantic, _ = self.network.semantic(encoded, last_only=True)
         embedding, boundary = self.network.embed(encoded)
@@ -193,8 +176,14 @@ class Point2MaskHead(WeakHead):
     def _encode(self, features: dict[str, Tensor], images: ImageList) -> Encoded:
         return self.network.encode([features[name] for name in self.in_features], images.image_sizes, _size(images))
 
-    def _points(self, labels: list, images: ImageList) -> tuple[PointTargets, DilatedPoints]:
-        targets = point_targets(labels, _size(images), num_things=self.num_things, official=self.official)
+    def _points(self, labels: list[WeakLabels], images: ImageList) -> tuple[PointTargets, DilatedPoints]:
+        targets = point_targets(
+            labels,
+            _size(images),
+            num_things=self.num_things,
+            device=images.tensor.device,
+            official=self.official,
+        )
         num_classes = self.num_things + self.num_stuff
         return targets, dilate_points(targets.point_map, num_classes, self.point_dilation)
 
@@ -207,7 +196,8 @@ class Point2MaskHead(WeakHead):
         dilated: DilatedPoints,
         images: ImageList,
     ) -> PseudoLabels:
-        # The first step is number 1 (card fault ak).
+        # The first step is number 1 (card fault ak). Reading the counter waits for the device, once a step: the phase
+        # decides what is computed, and the transport asks the device anyway.
         phase = 1 if int(self.iteration) + 1 <= self.transport_warmup else 2
         return make_pseudo_labels(
             semantic_logits,
@@ -244,36 +234,25 @@ class Point2MaskHead(WeakHead):
 
     @torch.no_grad()
     def finish(self, views: list[tuple[View, RawPrediction]], batch: list[dict]) -> list[dict]:
-        """Per image "panoptic_seg" and, when asked for, "sem_seg", the class map of the semantic decoder (card section
-        5). Raises ValueError for several views: Point2Mask has no test-time augmentation."""
+        """Per image what `image_result` gives. Raises ValueError for several views: Point2Mask has no test-time
+        augmentation."""
         if len(views) != 1:
             raise ValueError(f"Point2Mask predicts from one view of an image; found {len(views)}. Turn test views off.")
         ((view, raw),) = views
-        return [self._finish_image(view, raw, b, sample) for b, sample in enumerate(batch)]
-
-    def _finish_image(self, view: View, raw: RawPrediction, b: int, sample: dict) -> dict:
-        sizes = {
-            "padded_size": view.padded_size,
-            "image_size": view.image_sizes[b],
-            "output_size": (sample["height"], sample["width"]),
-        }
-        scores, queries, classes = top_pairs(raw.class_logits[b], self.topk)
-        stuff = torch.arange(self.num_stuff, device=classes.device)
-        result: dict = {
-            "panoptic_seg": panoptic_merge(
-                torch.cat([raw.thing_masks[b], raw.stuff_masks[b]]),
-                torch.cat([scores, raw.stuff_logits[b].sigmoid()]),
-                classes=torch.cat([classes, self.num_things + stuff]),
-                mask_index=torch.cat([torch.searchsorted(raw.queries[b], queries), len(raw.queries[b]) + stuff]),
+        return [
+            image_result(
+                raw,
+                b,
                 num_things=self.num_things,
+                topk=self.topk,
+                padded_size=view.padded_size,
+                image_size=view.image_sizes[b],
+                output_size=(sample["height"], sample["width"]),
                 quality_thresholds=self.quality_thresholds,
                 overlap_thresholds=self.overlap_thresholds,
-                **sizes,
             )
-        }
-        if raw.semantic_logits is not None:
-            result["sem_seg"] = semantic_map(raw.semantic_logits[b], **sizes)
-        return result
+            for b, sample in enumerate(batch)
+        ]
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
         slow: list[nn.Parameter] = []

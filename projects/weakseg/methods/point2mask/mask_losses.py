@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from weakseg.labels import NO_CLASS
 from weakseg.layers.resize import interpolation_matrix
 from weakseg.methods.point2mask.semantic_losses import existence_loss_sum
 
@@ -41,7 +42,7 @@ def dice_losses(
 def stuff_presence(semantic: Tensor, *, num_things: int, num_stuff: int) -> Tensor:
     """(B, U) bool: which stuff classes (num_things + j) occur in the semantic pseudo label (B, H, W)
     of classes, 255 none."""
-    present = torch.zeros(len(semantic), 256, dtype=torch.bool, device=semantic.device)
+    present = torch.zeros(len(semantic), NO_CLASS + 1, dtype=torch.bool, device=semantic.device)
     present.scatter_(1, semantic.flatten(1), True)
     return present[:, num_things : num_things + num_stuff]
 

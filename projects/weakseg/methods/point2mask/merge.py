@@ -1,8 +1,11 @@
-"""Inference: from class scores and small masks to one panoptic map, and to the semantic map."""
+"""Inference: from class scores and small masks to one panoptic map, its instances, and the semantic map."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import box_convert
 
@@ -13,6 +16,56 @@ _CHUNK_PIXELS = 2**24
 
 _ROUNDING = 1 + 1e-5
 """Interpolation and sums in fp32 stay within this factor of their exact bound."""
+
+
+@dataclass
+class RawPrediction:
+    """One view of a batch. Last layers only: class_logits (B, Q, T); boxes (B, Q, 4) cxcywh in [0, 1]; per image the
+    queries (M,) that may become segments and their masks (M, h0, w0); stuff masks (B, U, h0, w0) and existence logits
+    (B, U); semantic logits (B, C, h0, w0), or None when they are not asked for."""
+
+    class_logits: Tensor
+    boxes: Tensor
+    queries: list[Tensor]
+    thing_masks: list[Tensor]
+    stuff_masks: Tensor
+    stuff_logits: Tensor
+    semantic_logits: Tensor | None
+
+
+def image_result(
+    raw: RawPrediction,
+    b: int,
+    *,
+    num_things: int,
+    topk: int,
+    padded_size: tuple[int, int],
+    image_size: tuple[int, int],
+    output_size: tuple[int, int],
+    quality_thresholds: tuple[float, float],
+    overlap_thresholds: tuple[float, float],
+) -> dict:
+    """Image b at its original size (card section 5): "panoptic_seg"; "instances", its things with their queries' boxes;
+    and, if there are semantic logits, "sem_seg", the class map. Arguments as in `panoptic_merge`."""
+    sizes = {"padded_size": padded_size, "image_size": image_size, "output_size": output_size}
+    scores, queries, classes = top_pairs(raw.class_logits[b], topk)
+    stuff = torch.arange(raw.stuff_logits.shape[1], device=classes.device)
+    ids, segments, candidates = panoptic_merge(
+        torch.cat([raw.thing_masks[b], raw.stuff_masks[b]]),
+        torch.cat([scores, raw.stuff_logits[b].sigmoid()]),
+        classes=torch.cat([classes, num_things + stuff]),
+        mask_index=torch.cat([torch.searchsorted(raw.queries[b], queries), len(raw.queries[b]) + stuff]),
+        num_things=num_things,
+        quality_thresholds=quality_thresholds,
+        overlap_thresholds=overlap_thresholds,
+        **sizes,
+    )
+    thing_queries = queries[candidates[candidates < len(queries)]]
+    boxes = pair_boxes(raw.boxes[b].float(), thing_queries, image_size=image_size, output_size=output_size)
+    result: dict = {"panoptic_seg": (ids, segments), "instances": thing_instances(ids, segments, boxes)}
+    if raw.semantic_logits is not None:
+        result["sem_seg"] = semantic_map(raw.semantic_logits[b], **sizes)
+    return result
 
 
 def top_pairs(class_logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,7 +102,7 @@ def panoptic_merge(
     output_size: tuple[int, int],
     quality_thresholds: tuple[float, float],
     overlap_thresholds: tuple[float, float],
-) -> tuple[Tensor, list[dict]]:
+) -> tuple[Tensor, list[dict], Tensor]:
     """Paint the candidates of one image by falling quality, each on what is still free (card section 5, steps 3 to 6).
 
     masks (M, h0, w0), >= 0, decision level 0.5; N candidates: class scores (N,), classes (N,) in 0..C-1, and the mask
@@ -57,8 +110,9 @@ def panoptic_merge(
     `resize_and_crop`; thresholds for (things, stuff).
 
     Quality = class score * (mask score)^2. A candidate below the quality threshold, with an empty mask, or with more
-    than the overlap threshold of its mask already painted is left out. Returns the id map (H0, W0) int32, 0 void, and
-    per accepted candidate, ids from 1: id, category_id, isthing, area (painted pixels), score (quality).
+    than the overlap threshold of its mask already painted is left out. Returns the id map (H0, W0) int32, 0 void; per
+    accepted candidate, ids from 1: id, category_id, isthing, area (painted pixels), score (quality); and which of the N
+    candidates these are, (S,) int64.
     """
     is_thing = classes < num_things
     thing_quality, stuff_quality = quality_thresholds
@@ -91,7 +145,22 @@ def panoptic_merge(
                     "score": score,
                 }
             )
-    return id_map, segments
+    return id_map, segments, possible[order][accepted]
+
+
+def thing_instances(id_map: Tensor, segments: list[dict], boxes: Tensor) -> Instances:
+    """The S' thing segments of a panoptic map as Detectron2's instances, in the order of the segments: pred_masks
+    (S', H0, W0) bool, what was painted; pred_classes (S',); scores (S',), the quality; pred_boxes, which are given:
+    boxes (S', 4) absolute xyxy."""
+    things = [segment for segment in segments if segment["isthing"]]
+    ids = id_map.new_tensor([segment["id"] for segment in things])
+    return Instances(
+        (id_map.shape[0], id_map.shape[1]),
+        pred_boxes=Boxes(boxes),
+        scores=boxes.new_tensor([segment["score"] for segment in things]),
+        pred_classes=ids.new_tensor([segment["category_id"] for segment in things], dtype=torch.int64),
+        pred_masks=id_map == ids[:, None, None],
+    )
 
 
 def score_masks(

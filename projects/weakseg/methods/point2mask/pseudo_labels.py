@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from weakseg.labels import NO_CLASS
 from weakseg.methods.point2mask.graph import edge_costs
 from weakseg.methods.point2mask.semantic_losses import DilatedPoints
 from weakseg.methods.point2mask.supply import (
@@ -30,7 +31,6 @@ from weakseg.refine.graph_distance import graph_distance
 
 _STRIP_ROWS = 32  # rows of full-resolution class scores that exist at a time
 _ABSENT_DISTANCE = 10.0  # published cost of an instance without a labelled pixel
-_IGNORE = 255
 
 
 @dataclass
@@ -89,13 +89,13 @@ def make_pseudo_labels(
         graph = pixel_graph(probabilities, boundary_logits, embedding, size, stride=stride, **lambdas)
         present_classes = dilated.class_index.split([len(probability) for probability in probabilities])
         taking_part = _taking_part(classes, points, keep_absent=official and phase == 1)
-        semantic = torch.full((len(classes), *size), _IGNORE, dtype=torch.int64, device=semantic_logits.device)
+        semantic = torch.full((len(classes), *size), NO_CLASS, dtype=torch.int64, device=semantic_logits.device)
         instance_maps, boxes = [], []
         for i, image_size in enumerate(image_sizes):
             height, width = size if official else image_size
             probability = probabilities[i][:, :height, :width]
             best_class, best = _best_class(probability, present_classes[i])
-            semantic[i, :height, :width] = best_class.masked_fill(best < 0.5, _IGNORE)
+            semantic[i, :height, :width] = best_class.masked_fill(best < 0.5, NO_CLASS)
 
             instance_map = torch.full_like(semantic[i], NOBODY)
             kept = taking_part[i]
@@ -110,6 +110,23 @@ def make_pseudo_labels(
             instance_maps.append(instance_map)
             boxes.append(boxes_of(instance_map, len(classes[i]), image_size))
     return PseudoLabels(instance_maps, boxes, semantic)
+
+
+def pseudo_panoptic(
+    owner: Tensor, semantic: Tensor, classes: Tensor, *, num_things: int, num_stuff: int
+) -> tuple[Tensor, list[dict]]:
+    """The pseudo labels of one image as id map (H, W) int32, 0 void, and segments: its instances, numbered from 1, then
+    a segment per stuff class. owner (H, W), -1 nobody; semantic (H, W), 255 none; classes (n,) of the instances."""
+    is_stuff = (owner < 0) & (semantic >= num_things) & (semantic != NO_CLASS)
+    ids = torch.where(is_stuff, len(classes) + 1 + semantic - num_things, owner + 1)
+    kinds = classes.tolist() + list(range(num_things, num_things + num_stuff))
+    areas = torch.bincount(ids.flatten(), minlength=len(kinds) + 1)[1:].tolist()
+    segments = [
+        {"id": k + 1, "category_id": kind, "isthing": kind < num_things, "area": area}
+        for k, (kind, area) in enumerate(zip(kinds, areas))
+        if area
+    ]
+    return ids.int(), segments
 
 
 def present_probabilities(semantic_logits: Tensor, dilated: DilatedPoints) -> list[Tensor]:

@@ -7,6 +7,7 @@ the small map that lie in the unpadded images; None is the published form, in wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +15,8 @@ import torch.nn.functional as F
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 
+from weakseg.labels import NO_CLASS
 from weakseg.layers.tree_filter import Tree, edge_similarity, minimum_spanning_tree, tree_filter
-
-NO_CLASS = 255
 
 _TREE_SIGMA = 0.02
 _DILATION = 2
@@ -63,12 +63,6 @@ class DilatedPoints:
         image = self.image_index[:, None, None].expand_as(classes)
         return target.scatter_reduce_(0, image, classes, "amin"), covering
 
-    def dense(self) -> Tensor:
-        """All masks as (B, C, H, W) bool (card: E)."""
-        dense = self.masks.new_zeros(*self.present.shape, *self.masks.shape[1:])
-        dense[self.image_index, self.class_index] = self.masks
-        return dense
-
 
 def dilate_points(point_map: Tensor, num_classes: int, size: int = 17) -> DilatedPoints:
     """Grow each labelled pixel to a square of its class (card section 3.1); squares of different classes may overlap.
@@ -94,6 +88,20 @@ def _dilate(masks: Tensor, size: int, dim: int) -> Tensor:
         masks = masks.narrow(dim, 0, length) | masks.narrow(dim, step, length)
         window += step
     return masks
+
+
+def pixels_inside(
+    image_sizes: Sequence[tuple[int, int]],
+    padded_size: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    device: torch.device | None = None,
+) -> Tensor:
+    """(B, h, w) bool: which pixels of a map of `size` (h, w) over a batch of padded_size (H, W) are in the unpadded
+    images of image_sizes. The nearest pixel of the batch decides, as in `DilatedPoints.labels_at`."""
+    # Comparing with plain numbers, nothing is copied to the device.
+    rows, columns = (torch.arange(n, device=device) * full // n for n, full in zip(size, padded_size))
+    return torch.stack([(rows < height)[:, None] & (columns < width) for height, width in image_sizes])
 
 
 def unlabelled_count(covering: Tensor, valid: Tensor | None = None, *, official: bool = False) -> Tensor:

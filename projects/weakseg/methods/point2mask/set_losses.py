@@ -14,6 +14,12 @@ Matches = list[tuple[Tensor, Tensor]]
 """Per image (queries (m,), instances (m,)), queries increasing, m = min(Q, n)."""
 
 
+def box_scales(image_sizes: list[tuple[int, int]], device: torch.device | None = None) -> Tensor:
+    """(B, 4) float32: what boxes in [0, 1] of the unpadded images (h, w) are multiplied by to be absolute."""
+    scales = [(width, height, width, height) for height, width in image_sizes]
+    return torch.tensor(scales, dtype=torch.float32).to(device, non_blocking=True)
+
+
 @torch.no_grad()
 def match(
     class_logits: Tensor,
@@ -21,7 +27,7 @@ def match(
     *,
     pseudo_boxes: list[Tensor],
     classes: list[Tensor],
-    image_sizes: list[tuple[int, int]],
+    image_scales: Tensor,
     class_weight: float,
     box_weight: float,
     giou_weight: float,
@@ -29,12 +35,12 @@ def match(
     """Hungarian matching of queries and instances, per decoder layer and image (card section 3.6).
 
     class_logits (L, B, Q, T); boxes (L, B, Q, 4) cxcywh in [0, 1] of the unpadded image; per image pseudo_boxes (n, 4)
-    absolute xyxy, classes (n,) and size (h, w). Returns L lists of B matches, on the device of the logits. The costs of
-    all layers and images go to the host in one copy.
+    absolute xyxy and classes (n,); image_scales (B, 4) of `box_scales`. Returns L lists of B matches, on the device of
+    the logits. The costs of all layers and images go to the host in one copy.
     """
     costs = []
-    for b, (targets, labels, size) in enumerate(zip(pseudo_boxes, classes, image_sizes)):
-        predicted, scale = boxes[:, b].float(), _box_scale(size, boxes)
+    for b, (targets, labels, scale) in enumerate(zip(pseudo_boxes, classes, image_scales)):
+        predicted = boxes[:, b].float()
         corners = box_convert(predicted, "cxcywh", "xyxy") * scale
         centred = box_convert(targets, "xyxy", "cxcywh") / scale
         distance = (predicted[:, :, None] - centred).abs().sum(-1)
@@ -51,7 +57,7 @@ def location_losses(
     *,
     pseudo_boxes: list[Tensor],
     classes: list[Tensor],
-    image_sizes: list[tuple[int, int]],
+    image_scales: Tensor,
     normalizer: float | Tensor,
     class_weight: float,
     box_weight: float,
@@ -66,8 +72,8 @@ def location_losses(
     pairs = []
     for b, (queries, instances) in enumerate(matches):
         target_class[b, queries, classes[b][instances]] = 1
-        scale = _box_scale(image_sizes[b], boxes).expand(len(queries), 4)
-        pairs.append((boxes[b, queries].float(), pseudo_boxes[b][instances].float(), scale))
+        scales = image_scales[b].expand(len(queries), 4)
+        pairs.append((boxes[b, queries].float(), pseudo_boxes[b][instances].float(), scales))
     predicted, targets, scales = (torch.cat(parts) for parts in zip(*pairs))
 
     focal = sigmoid_focal_loss(class_logits, target_class, alpha=0.25, gamma=2, reduction="sum")
@@ -88,11 +94,6 @@ def generalized_iou(first: Tensor, second: Tensor, floor: float = 1e-6) -> Tenso
     hull = (corner_max[..., 2:] - corner_min[..., :2]).clamp(min=0).prod(-1).clamp(min=floor)
     union = (area[0] + area[1] - inner).clamp(min=floor)
     return inner / union - (hull - union) / hull
-
-
-def _box_scale(size: tuple[int, int], like: Tensor) -> Tensor:
-    height, width = size
-    return torch.tensor([width, height, width, height], dtype=torch.float32, device=like.device)
 
 
 def _focal_cost(logits: Tensor) -> Tensor:

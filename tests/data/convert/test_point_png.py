@@ -10,7 +10,7 @@ from weakseg.data.convert.point_png import (
     point_labels_from_png,
     write_point_pngs,
 )
-from weakseg.labels import LabelFile, read_label_file, write_label_file
+from weakseg.labels import LabelFile
 from weakseg.safe_io import read_json, read_label_png, write_json, write_png
 
 CATEGORIES = [
@@ -66,12 +66,9 @@ def write_published(folder):
     write_png(folder / "pngs" / "b.png", np.zeros((1, 2, 3), np.uint8))
 
 
-def test_to_labels_by_hand(tmp_path, command):
+def test_to_labels_by_hand(tmp_path):
     write_published(tmp_path)
-    files = ("--json", tmp_path / "full.json", "--pngs", tmp_path / "pngs", "--labels", tmp_path / "labels.json")
-    done = command("point_pngs.py", "to-labels", *files)
-    assert done.returncode == 0 and "2 images with 5 points" in done.stdout, done.stderr
-    labels = read_label_file(tmp_path / "labels.json")
+    labels = labels_from_point_pngs(tmp_path / "full.json", tmp_path / "pngs")
     assert [image["file_name"] for image in labels.images] == ["sub/a.jpg", "b.jpg"] and labels.annotations[8] == []
     assert [(a["id"], a["category_id"], a["iscrowd"], a.get("point_coords")) for a in labels.annotations[9]] == [
         (1, 20, 0, [[0.5, 0.5], [3.5, 1.5]]),
@@ -82,13 +79,10 @@ def test_to_labels_by_hand(tmp_path, command):
     assert labels.annotations[9][0]["bbox"] == [0, 0, 3, 3] and labels.annotations[9][0]["area"] == 9
 
 
-def test_there_and_back(tmp_path, command):
+def test_there_and_back(tmp_path):
     write_published(tmp_path)
     labels = labels_from_point_pngs(tmp_path / "full.json", tmp_path / "pngs")
-    write_label_file(tmp_path / "labels.json", labels)
-    files = ("--labels", tmp_path / "labels.json", "--pngs", tmp_path / "again", "--json", tmp_path / "again.json")
-    done = command("point_pngs.py", "to-pngs", *files)
-    assert done.returncode == 0 and "2 images with 5 points" in done.stdout, done.stderr
+    write_point_pngs(labels, tmp_path / "again", tmp_path / "again.json")
     again = labels_from_point_pngs(tmp_path / "again.json", tmp_path / "again")
     assert again == labels
     ids = decode_ids(read_label_png(tmp_path / "again" / "sub" / "a.png"))
@@ -117,7 +111,7 @@ def test_points_alone_get_their_own_box_and_area(tmp_path):
     assert without["area"] == 0
 
 
-def test_mistakes_end_in_one_sentence(tmp_path, command):
+def test_mistakes_end_in_one_sentence(tmp_path):
     images = [{"id": 1, "file_name": "a.jpg", "height": 3, "width": 4}]
     items = [{"id": k, "image_id": 1, "category_id": 20, "point_coords": [[2.5, 1.5 + k / 10]]} for k in (1, 2)]
     with pytest.raises(ValueError, match=r"a\.jpg: expected at most one annotation at a pixel; found two at \(2, 1\)"):
@@ -133,6 +127,3 @@ def test_mistakes_end_in_one_sentence(tmp_path, command):
     write_json(tmp_path / "full.json", {**content, "images": content["images"][:1]})
     with pytest.raises(ValueError, match="expected as many images as annotations; found 1 images and 2"):
         labels_from_point_pngs(tmp_path / "full.json", tmp_path / "pngs")
-    files = ("--json", tmp_path / "gone.json", "--pngs", tmp_path, "--labels", tmp_path / "l.json")
-    done = command("point_pngs.py", "to-labels", *files)
-    assert done.returncode == 1 and done.stderr.startswith("point_pngs.py: ") and done.stderr.count("\n") == 1
