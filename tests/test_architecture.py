@@ -10,6 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "projects" / "weakseg"
 ROOMS = {
     "_restricted_pickle": "",
     "safe_io": "",
+    "weights": "",
+    "config_merge": "",
     "labels": "safe_io",
     "refine": "layers",
     "layers": "refine",
@@ -33,6 +35,10 @@ EXTRA = {
     ("safe_io", "_restricted_pickle"): "the part of safe_io that reads legacy pickles",
     ("inference", "config"): "a checkpoint alone predicts: its keys are merged into the defaults",
     ("inference", "safe_io"): "a checkpoint alone predicts: it is read through the one door",
+    ("inference", "weights"): "a checkpoint alone predicts: it must be exactly the model's",
+    ("inference", "config_merge"): "options of a prediction are refused as those of a run are",
+    ("engine", "weights"): "a checkpoint must be exactly the model's, or says what is replaced",
+    ("engine", "config_merge"): "load_config refuses unknown keys",
     ("evaluation", "visualize"): "TEST.SHOW_DIR: a picture of each test image",
     ("engine", "config"): "load_config starts from the defaults",
 }

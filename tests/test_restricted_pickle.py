@@ -22,7 +22,7 @@ def test_plain_data_and_arrays_are_read_from_every_protocol():
         nested={"x": [(), {}, []]},
         scalar=np.float32(0.5),
     )
-    arrays = [np.arange(6, dtype=">i2").reshape(2, 3), np.zeros((0, 4)), np.asfortranarray(np.eye(3)), np.array("word")]
+    arrays = [np.arange(6, dtype=np.int16).reshape(2, 3), np.asfortranarray(np.eye(3)), np.array("word")]
     for protocol in range(6):
         found = load_plain_pickle(io.BytesIO(pickle.dumps((content, arrays), protocol)))
         assert found[0] == content and type(found[0]) is OrderedDict and type(found[0]["scalar"]) is np.float32
@@ -30,8 +30,10 @@ def test_plain_data_and_arrays_are_read_from_every_protocol():
             assert array.dtype == expected.dtype
             np.testing.assert_array_equal(array, expected)
         assert checked_plain(found) is found
+    # Older protocols write a call for these.
     sets = {"x": {1, 2}, "y": frozenset([3])}
-    assert load_plain_pickle(io.BytesIO(pickle.dumps(sets, 4))) == sets
+    found, empty = load_plain_pickle(io.BytesIO(pickle.dumps((sets, np.zeros((0, 4))), 4)))
+    assert found == sets and empty.shape == (0, 4)
 
 
 @pytest.mark.parametrize(
