@@ -132,6 +132,9 @@ def test_the_counter_moves_with_steps_and_switches_the_phase(tmp_path, monkeypat
     # `iter <= OT_warmup_iters` is phase 1, and the first step is number 1 (fault ak).
     assert phases == [1, 1, 2, 2]
     assert model.state_dict()["head.iteration"].item() == 4
+    # Fine-tuning starts the schedule anew.
+    model.head.start_anew()
+    assert model.state_dict()["head.iteration"].item() == 0
 
 
 def test_the_ramp_scales_what_trusts_pseudo_labels(tmp_path):
