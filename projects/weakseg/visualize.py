@@ -98,5 +98,7 @@ def _write_names(picture: np.ndarray, segment_map: np.ndarray, segments: Sequenc
             int(np.clip(x - width // 2, 0, max(0, picture.shape[1] - width))),
             int(np.clip(y + height // 2, height, picture.shape[0])),
         )
-        cv2.putText(picture, text, origin, _FONT, scale, (0, 0, 0), 3, cv2.LINE_AA)
+        # Thicker strokes would also be set wider: the black rim is the same text, moved by a pixel each way.
+        for dx, dy in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+            cv2.putText(picture, text, (origin[0] + dx, origin[1] + dy), _FONT, scale, (0, 0, 0), 1, cv2.LINE_AA)
         cv2.putText(picture, text, origin, _FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)
