@@ -57,3 +57,8 @@ def test_the_first_step_leaves_no_gradient_from_pseudo_labels():
     scaled = scale_losses({"loss_bnd": loss}, thing_count=1.0, stuff_count=2.0, ramp=loss_ramp(torch.tensor(0), 10))
     scaled["loss_bnd"].backward()
     assert scaled["loss_bnd"] == 0 and loss.grad == 0
+
+
+def test_a_ramp_of_one_step_still_starts_at_0():
+    assert loss_ramp(0, 1) == 0 and loss_ramp(1, 1) == 1
+    assert loss_ramp(0, 0) == 1

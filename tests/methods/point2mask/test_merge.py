@@ -210,3 +210,45 @@ def test_semantic_map_is_the_first_largest_class_in_any_chunks(chunk, monkeypatc
     label = semantic_map(logits, **SIZES)
     assert label.dtype == torch.int64 and torch.equal(label, full.argmax(0))
     assert (label == 2).any() and not (label == 5).any()
+
+
+def test_a_raw_prediction_becomes_segments_of_its_things_and_stuff():
+    """Two things (classes 1 and 0, of queries 3 and 1) and two stuff classes, a quarter of the image each."""
+    masks = torch.zeros(4, 8, 8)
+    for mask, (rows, columns) in zip(
+        masks, [(slice(4), slice(4)), (slice(4), slice(4, 8)), (slice(4, 8), slice(4)), (slice(4, 8), slice(4, 8))]
+    ):
+        mask[rows, columns] = 1
+    logits = torch.full((5, 2), -9.0)
+    logits[1, 0], logits[3, 1] = 4.0, 6.0
+    boxes = torch.zeros(5, 4)
+    boxes[1], boxes[3] = torch.tensor([0.25, 0.25, 0.5, 0.5]), torch.tensor([0.75, 0.25, 0.5, 0.5])
+    raw = merge.RawPrediction(
+        class_logits=logits[None],
+        boxes=boxes[None],
+        queries=[torch.tensor([1, 3])],
+        thing_masks=[masks[:2]],
+        stuff_masks=masks[None, 2:],
+        stuff_logits=torch.tensor([[2.0, 3.0]]),
+        semantic_logits=masks[None],
+    )
+    result = merge.image_result(
+        raw,
+        0,
+        num_things=2,
+        topk=2,
+        padded_size=(8, 8),
+        image_size=(8, 8),
+        output_size=(16, 16),
+        quality_thresholds=(0.25, 0.25),
+        overlap_thresholds=(0.4, 0.2),
+    )
+    ids, segments = result["panoptic_seg"]
+    by_place = [next(s for s in segments if s["id"] == ids[y, x]) for y, x in ((2, 2), (2, 13), (13, 2), (13, 13))]
+    assert [segment["category_id"] for segment in by_place] == [0, 1, 2, 3]
+    assert [segment["isthing"] for segment in by_place] == [True, True, False, False]
+    # Best first: the thing of query 3, then that of query 1, then stuff.
+    assert [segment["category_id"] for segment in segments] == [1, 0, 3, 2]
+    assert result["instances"].pred_classes.tolist() == [1, 0]
+    assert result["instances"].pred_boxes.tensor.tolist() == [[8, 0, 16, 8], [0, 0, 8, 8]]
+    assert result["sem_seg"][2, 2] == 0 and result["sem_seg"][13, 13] == 3
