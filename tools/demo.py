@@ -1,6 +1,6 @@
 """Watch a panoptic segmenter being trained from one point per object, on scenes that are rendered here.
 
-    python tools/demo.py                       # one run from points; about ten minutes on two cores
+    python tools/demo.py                       # one run from points; about six minutes on two cores
     python tools/demo.py --baseline            # the same network trained on true masks as well, for comparison
     python tools/demo.py --seed 1 --output output/demo1 SOLVER.MAX_ITER 400
 
