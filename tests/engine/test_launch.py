@@ -33,8 +33,8 @@ def test_several_processes_are_started_by_detectron2(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     launch(print, 2, num_machines=3, machine_rank=1, dist_url="tcp://first:1", args=(4,), timeout=5)
     launch(print, 1, num_machines=2, dist_url="tcp://first:1")
-    assert calls[0] == (print, 2, 3, 1, "tcp://first:1", (4,), 5)
-    assert calls[1][:5] == (print, 1, 2, 0, "tcp://first:1")
+    assert calls[0][1:] == (2, 3, 1, "tcp://first:1", (print, (4,)), 5)
+    assert calls[1][1:6] == (1, 2, 0, "tcp://first:1", (print, ()))
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

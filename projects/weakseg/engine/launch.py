@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -41,7 +42,9 @@ def launch(
         raise ValueError(f"--num-gpus: expected the number of processes, at least 1; found {num_processes}.")
     if num_processes * num_machines == 1:
         return main(*args)
-    return detectron2_launch(main, num_processes, num_machines, machine_rank, dist_url, args, timeout)
+    return detectron2_launch(
+        _main_then_leave, num_processes, num_machines, machine_rank, dist_url, (main, args), timeout
+    )
 
 
 def _under_torchrun(main: Callable[..., Any], args: tuple, timeout: timedelta) -> Any:
@@ -51,7 +54,15 @@ def _under_torchrun(main: Callable[..., Any], args: tuple, timeout: timedelta) -
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()
-    try:
-        return main(*args)
-    finally:
-        torch.distributed.destroy_process_group()
+    return _main_then_leave(main, args)
+
+
+def _main_then_leave(main: Callable[..., Any], args: tuple) -> Any:
+    """Leave the process group after `main`, and end gloo's threads with it: one that still holds a tensor when the
+    interpreter ends aborts the process (pytorch issue 190489). They end with the last reference to their group."""
+    result = main(*args)
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+    torch.distributed.destroy_process_group()
+    gc.collect()
+    return result
