@@ -27,10 +27,26 @@ def add_weakseg_config(cfg: CN) -> None:
     # Further arguments of the network, as timm names them.
     cfg.MODEL.TIMM.ARGUMENTS = CN(new_allowed=True)
 
+    # Swin Transformer (MODEL.BACKBONE.NAME: build_swin_backbone); the values are those of Swin-L.
+    cfg.MODEL.SWIN = CN()
+    cfg.MODEL.SWIN.EMBED_DIM = 192
+    cfg.MODEL.SWIN.DEPTHS = (2, 2, 18, 2)
+    cfg.MODEL.SWIN.NUM_HEADS = (6, 12, 24, 48)
+    # Side of an attention window, in patches of 4 x 4 pixels.
+    cfg.MODEL.SWIN.WINDOW_SIZE = 7
+    # Rises linearly from 0 at the first block to this at the last.
+    cfg.MODEL.SWIN.DROP_PATH_RATE = 0.3
+    # Feature maps to hand out: res2..res5 are the maps of stride 4, 8, 16, 32.
+    cfg.MODEL.SWIN.OUT_FEATURES = ("res3", "res4", "res5")
+    # Recompute each block in the backward pass instead of keeping what it computed.
+    cfg.MODEL.SWIN.GRADIENT_CHECKPOINTING = False
+
     # What a run may see of the label file: points, scribbles, boxes, tags, masks, expressions.
     cfg.INPUT.SUPERVISION = ("points",)
     # What a program made for each image: names in PROPOSAL_LOADER_REGISTRY.
     cfg.INPUT.EVIDENCE = ()
+    # Folder of edge maps as tools/make_edges.py writes them (evidence "edges").
+    cfg.INPUT.EDGE_ROOT = ""
     # Entry of AUGMENTATION_REGISTRY.
     cfg.INPUT.AUGMENTATION = "resize_flip"
     # Folder of the images when DATASETS.TRAIN / TEST name label files (*.json) instead of registered data sets; "" is

@@ -28,6 +28,8 @@ def add_point2mask_config(cfg: CN) -> None:
     node.STUFF_LAYERS = 6
     node.SEMANTIC_LAYERS = 6
     node.EMBED_DIM = 128
+    # Recompute encoder and decoder layers in the backward pass instead of keeping what they computed.
+    node.GRADIENT_CHECKPOINTING = False
 
     # Side, in pixels of the network input, of the square that a labelled pixel is grown to (card 3.1).
     node.POINT_DILATION = 17
@@ -40,6 +42,10 @@ def add_point2mask_config(cfg: CN) -> None:
     node.OT = CN({"WARMUP_ITERS": 12000, "EPS": 1.0e-3, "ITERS": 80})
     # Pixel graph: pixels of the input per graph cell, and weights of the edge cost's terms (card 3.4).
     node.GRAPH = CN({"STRIDE": 16, "LAMBDA_PROB": 1.0, "LAMBDA_BOUNDARY": 0.1, "LAMBDA_FEATURE": 0.1})
+    # Add an edge map to the boundary term (card 3.5): the evidence "edges", or with EDGE_MODEL, a structured forest
+    # (model.yml.gz), what that finds in the augmented image.
+    node.GRAPH.LOW_LEVEL_EDGES = False
+    node.GRAPH.EDGE_MODEL = ""
 
     # Loss weights (card 3.10).
     node.LOSS = CN()
