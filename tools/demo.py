@@ -13,8 +13,6 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -23,9 +21,8 @@ from weakseg.data.rendered import render_data_set
 from weakseg.engine.cli import run_command
 from weakseg.engine.defaults import setup
 from weakseg.engine.trainer import Trainer
-from weakseg.evaluation.truth import Truth
-from weakseg.safe_io import read_image, write_json, write_png
-from weakseg.visualize import draw_points, paint_panoptic, sheet
+from weakseg.evaluation.growth import show_growth
+from weakseg.safe_io import write_json
 
 CONFIG = Path(__file__).parents[1] / "configs" / "point2mask" / "demo.yaml"
 
@@ -65,51 +62,8 @@ def show(trainer: Trainer, test_file: str, folder: Path) -> dict[str, float]:
     cfg = trainer.cfg.clone()
     cfg.defrost()
     cfg.TEST.INPUTS = ("points",)
-    metadata = dataset_metadata(test_file)
-    truth, colors = Truth(metadata), metadata.stuff_colors
-    model = trainer.module.eval()
-    overlaps: dict[str, list[float]] = {"pseudo masks": [], "nearest-point split": []}
-    for batch in tqdm(trainer.build_test_loader(cfg, test_file), desc="drawing", unit="image"):
-        (sample,) = batch
-        image, weak = read_image(sample["file_name"]), sample["weak"]
-        with torch.no_grad():
-            predicted_ids, predicted = model(batch)[0]["panoptic_seg"]
-        pseudo_ids, pseudo = model.pseudo_labels(batch)[0]["panoptic_seg"]
-        pseudo_ids = pseudo_ids.cpu().numpy()
-        true_ids, true_segments = truth.panoptic(sample["image_id"])
-        points, classes = weak.points.numpy(), weak.classes[weak.point_target].numpy()
-        described = [
-            {"id": k + 1, "category_id": segment.class_index, "isthing": segment.class_index < truth.num_things}
-            for k, segment in enumerate(true_segments)
-        ]
-        for name, ids in (("pseudo masks", pseudo_ids), ("nearest-point split", nearest_point(points, image))):
-            overlaps[name] += target_overlaps(ids, true_ids, points)
-        panels = [
-            ("image", image),
-            ("points", draw_points(image, points, classes, colors)),
-            ("pseudo masks", paint_panoptic(image, pseudo_ids, pseudo, colors)),
-            ("prediction", paint_panoptic(image, predicted_ids.cpu().numpy(), predicted, colors)),
-            ("truth", paint_panoptic(image, true_ids, described, colors)),
-        ]
-        write_png(folder / f"{Path(sample['file_name']).stem}.png", sheet(panels))
-    return {name: 100 * float(np.mean(values)) for name, values in overlaps.items()}
-
-
-def nearest_point(points: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Ids (H, W), k + 1 where point k of (P, 2) is the nearest."""
-    y, x = np.mgrid[: image.shape[0], : image.shape[1]] + 0.5
-    distance = (x[..., None] - points[:, 0]) ** 2 + (y[..., None] - points[:, 1]) ** 2
-    return distance.argmin(axis=2) + 1
-
-
-def target_overlaps(ids: np.ndarray, true_ids: np.ndarray, points: np.ndarray) -> list[float]:
-    """IoU of each labelled target's true segment with the segment of `ids` that holds its point."""
-    overlaps = []
-    for x, y in points.astype(int):
-        grown, true = ids == ids[y, x], true_ids == true_ids[y, x]
-        found = ids[y, x] != 0
-        overlaps.append(float((grown & true).sum() / (grown | true).sum()) if found else 0.0)
-    return overlaps
+    batches = tqdm(trainer.build_test_loader(cfg, test_file), desc="drawing", unit="image")
+    return show_growth(trainer.module, batches, dataset_metadata(test_file), folder, with_prediction=True)
 
 
 def main() -> None:

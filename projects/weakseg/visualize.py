@@ -47,6 +47,12 @@ def paint_classes(
     return (alpha * table[class_map.astype(np.uint8)] + (1 - alpha) * image).astype(np.uint8)
 
 
+def paint_map(values: np.ndarray) -> np.ndarray:
+    """A map (H, W) of numbers in [0, 1], dark to bright."""
+    grey = np.clip(255 * values, 0, 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+
+
 def draw_points(
     image: np.ndarray, points: np.ndarray, classes: np.ndarray, colors: Sequence[Sequence[int]]
 ) -> np.ndarray:

@@ -22,7 +22,7 @@ def test_the_demo_runs_to_its_table(tmp_path, baseline):
     assert result.stdout.strip().splitlines()[-1].endswith(str(tmp_path / "pictures"))
     pictures = sorted((tmp_path / "pictures").glob("*.png"))
     assert [picture.name for picture in pictures] == ["00001.png", "00002.png"]
-    assert read_image(pictures[0]).shape == (256 + 24, 5 * (256 + 4), 3)
+    assert read_image(pictures[0]).shape == (256 + 24, 6 * (256 + 4), 3)
     report = read_json(tmp_path / "report.json")
     assert set(report["mean_iou_of_targets"]) == {"pseudo masks", "nearest-point split"}
     assert report["points"]["training_seconds"] > 0

@@ -208,8 +208,9 @@ class Trainer(TrainerBase):
         return build_train_loader(cfg, WeakMapper(cfg, True, prepare=prepare), start=start)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        return build_test_loader(cfg, dataset_name, WeakMapper(cfg, False))
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str, *, prepare: Callable[[dict], dict] | None = None):
+        """Lists of one sample. prepare: the head's function of a sample, where labels are to be grown."""
+        return build_test_loader(cfg, dataset_name, WeakMapper(cfg, False, prepare=prepare))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: Path) -> DatasetEvaluator:

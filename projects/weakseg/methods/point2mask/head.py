@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from weakseg.data.catalog import class_counts, metadata_of
 from weakseg.heads import WEAK_HEAD_REGISTRY, WeakHead
 from weakseg.inference.views import View
-from weakseg.labels import LabelKind, WeakLabels
+from weakseg.labels import LabelKind
 from weakseg.methods.point2mask.config import criterion_arguments, network_arguments, transport_arguments
 from weakseg.methods.point2mask.criterion import Criterion, Outputs
 from weakseg.methods.point2mask.merge import RawPrediction, image_result, top_pairs
@@ -106,7 +106,7 @@ class Point2MaskHead(WeakHead):
         }
 
     def losses(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> dict[str, Tensor]:
-        labels, device = [sample["weak"] for sample in batch], images.tensor.device
+        device = images.tensor.device
         encoded = self._encode(features, images)
         location = self.network.locate(encoded)
         semantic = self.network.semantic(encoded)
@@ -115,13 +115,14 @@ class Point2MaskHead(WeakHead):
         embedding: Tensor | None = None
         boundary: Tensor | None = None
         if self.from_masks:
+            labels = [sample["weak"] for sample in batch]
             classes, pseudo = true_labels(labels, _size(images), num_things=self.num_things, device=device)
             dilated = dilate_points(pseudo.semantic, self.num_things + self.num_stuff, size=1)
         else:
-            targets, dilated = self._points(labels, images)
+            targets, dilated = self._points(batch, images)
             classes = targets.classes
             embedding, boundary = self.network.embed(encoded)
-            pseudo = self._transport(semantic[0][-1], boundary, embedding, targets, dilated, images)
+            pseudo = self._transport(semantic[0][-1], boundary, embedding, targets, dilated, images, batch)
 
         matches = match(
             location.class_logits,
@@ -152,33 +153,36 @@ class Point2MaskHead(WeakHead):
     @torch.no_grad()
     def pseudo_labels(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> list[dict]:
         """Per image "panoptic_seg": its instances' masks, then a segment per stuff class of the semantic pseudo label;
-        where the points leave a pixel open it is void."""
-        targets, pseudo = self.grow_points(features, images, batch)
+        where the points leave a pixel open it is void. And "boundary", the learned probability (h, w)."""
+        targets, pseudo, boundary = self.grow_points(features, images, batch)
+        boundary = F.interpolate(boundary[:, None].float(), _size(images), mode="bilinear")[:, 0].sigmoid()
         classes: dict = {"num_things": self.num_things, "num_stuff": self.num_stuff}
         results = []
         for b, (height, width) in enumerate(images.image_sizes):
-            owner, semantic = pseudo.instance_map[b][:height, :width], pseudo.semantic[b, :height, :width]
-            results.append({"panoptic_seg": pseudo_panoptic(owner, semantic, targets.classes[b], **classes)})
+            owner, kind = pseudo.instance_map[b][:height, :width], pseudo.semantic[b, :height, :width]
+            panoptic = pseudo_panoptic(owner, kind, targets.classes[b], **classes)
+            results.append({"panoptic_seg": panoptic, "boundary": boundary[b, :height, :width]})
         return results
 
     @torch.no_grad()
     def grow_points(
         self, features: dict[str, Tensor], images: ImageList, batch: list[dict]
-    ) -> tuple[PointTargets, PseudoLabels]:
-        """The labelled pixels of a batch, and what they are grown to with the network as it is."""
-        labels = [sample["weak"] for sample in batch]
+    ) -> tuple[PointTargets, PseudoLabels, Tensor]:
+        """The labelled pixels of a batch, what they are grown to with the network as it is, and the boundary logits
+        (B, h0, w0)."""
         encoded = self._encode(features, images)
         semantic, _ = self.network.semantic(encoded, last_only=True)
         embedding, boundary = self.network.embed(encoded)
-        targets, dilated = self._points(labels, images)
-        return targets, self._transport(semantic[-1], boundary, embedding, targets, dilated, images)
+        targets, dilated = self._points(batch, images)
+        pseudo = self._transport(semantic[-1], boundary, embedding, targets, dilated, images, batch)
+        return targets, pseudo, boundary
 
     def _encode(self, features: dict[str, Tensor], images: ImageList) -> Encoded:
         return self.network.encode([features[name] for name in self.in_features], images.image_sizes, _size(images))
 
-    def _points(self, labels: list[WeakLabels], images: ImageList) -> tuple[PointTargets, DilatedPoints]:
+    def _points(self, batch: list[dict], images: ImageList) -> tuple[PointTargets, DilatedPoints]:
         targets = point_targets(
-            labels,
+            [sample["weak"] for sample in batch],
             _size(images),
             num_things=self.num_things,
             device=images.tensor.device,
@@ -195,6 +199,7 @@ class Point2MaskHead(WeakHead):
         targets: PointTargets,
         dilated: DilatedPoints,
         images: ImageList,
+        batch: list[dict],
     ) -> PseudoLabels:
         # The first step is number 1 (card fault ak). Reading the counter waits for the device, once a step: the phase
         # decides what is computed, and the transport asks the device anyway.
