@@ -18,7 +18,12 @@ def prepare_parser(
     add("--root", type=Path, default=data / root, help=f"folder with {root_holds} (default: %(default)s)")
     add("--output", type=Path, default=data / "weakseg" / output, help="default: %(default)s")
     add("--splits", nargs="+", choices=splits, default=list(splits[:2]), help="default: train val")
-    add("--points", type=int, default=0, help="points to draw in each segment (default: none)")
+    add(
+        "--points",
+        type=int,
+        default=0,
+        help="points to draw in each segment (default: none); more than one go into files of their own, *_pN.json",
+    )
     add("--seed", type=int, default=0, help="seed of the points (default: 0)")
     add("--workers", type=int, default=1, help="processes (default: 1)")
     return parser

@@ -11,6 +11,7 @@ import sys
 
 from prepare_arguments import prepare_parser
 
+from weakseg.data.catalog import label_file_name
 from weakseg.data.convert.coco import prepare_coco
 
 
@@ -25,7 +26,7 @@ def main() -> None:
         sys.exit(f"prepare_coco.py: {error}")
     for split, images in counts.items():
         for kind, count in images.items():
-            print(f"{split}: {count} photos -> {arguments.output}/{split}_{kind}.json")
+            print(f"{split}: {count} photos -> {arguments.output}/{label_file_name(split, kind, arguments.points)}")
 
 
 if __name__ == "__main__":

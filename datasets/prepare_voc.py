@@ -2,7 +2,7 @@
 """PASCAL VOC 2012 (and SBD) to label files: panoptic, instance and semantic truth, with sampled points.
 
 python datasets/prepare_voc.py --points 1
-python datasets/prepare_voc.py --splits train_aug val --sbd datasets/SBD/dataset --points 10 --seed 3
+python datasets/prepare_voc.py --splits train_aug --sbd datasets/SBD/dataset --points 10 --seed 3
 python datasets/prepare_voc.py --root my/VOCdevkit/VOC2012 --output my/labels
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from prepare_arguments import prepare_parser
 
+from weakseg.data.catalog import label_file_name
 from weakseg.data.convert.voc import prepare_voc
 
 
@@ -36,7 +37,8 @@ def main() -> None:
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"prepare_voc.py: {error}")
     for split, count in counts.items():
-        print(f"{split}: {count} photos -> {arguments.output}/{split}_{{panoptic,instance,sem_seg}}.json")
+        names = label_file_name(split, "{panoptic,instance,sem_seg}", arguments.points)
+        print(f"{split}: {count} photos -> {arguments.output}/{names}")
 
 
 if __name__ == "__main__":

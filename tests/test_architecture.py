@@ -9,8 +9,9 @@ PACKAGE = Path(__file__).parents[1] / "projects" / "weakseg"
 
 ROOMS = {
     "_restricted_pickle": "",
+    "_opencv_storage": "",
     "safe_io": "",
-    "weights": "",
+    "weights": "safe_io",
     "config_merge": "",
     "labels": "safe_io",
     "refine": "layers",
@@ -33,8 +34,14 @@ ROOMS = {
 
 EXTRA = {
     ("safe_io", "_restricted_pickle"): "the part of safe_io that reads legacy pickles",
+    ("safe_io", "_opencv_storage"): "the part of safe_io that reads OpenCV's YAML",
+    ("zoo", "data"): "class names that a published file does not carry",
+    ("zoo", "inference"): "a converted file must predict alone",
+    ("zoo", "weights"): "its sentences name tensors in the same way",
+    ("weights", "zoo"): "a missing file's error says where it is published",
+    ("backbones", "weights"): "a missing file's error says where it is published",
+    ("proposals", "zoo"): "a missing file's error says where it is published",
     ("inference", "config"): "a checkpoint alone predicts: its keys are merged into the defaults",
-    ("inference", "safe_io"): "a checkpoint alone predicts: it is read through the one door",
     ("inference", "weights"): "a checkpoint alone predicts: it must be exactly the model's",
     ("inference", "config_merge"): "options of a prediction are refused as those of a run are",
     ("engine", "weights"): "a checkpoint must be exactly the model's, or says what is replaced",

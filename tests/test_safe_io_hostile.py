@@ -63,6 +63,7 @@ def test_arrays_of_objects_are_refused(tmp_path, marker):
         "read_label_png",
         "read_npy",
         "read_npz",
+        "read_yml_gz",
         "read_mat",
         "read_weights",
     ],
@@ -133,10 +134,10 @@ def test_a_compressed_torch_archive_that_unpacks_to_much_more_is_refused(tmp_pat
 ELSEWHERE = re.compile(
     r"\b(c?pickle|dill|joblib|h5py|shelve|marshal|lxml|imageio|ElementTree)\b|torch\.load\b|np\.(load|fromfile|memmap)\b|"
     r"yaml\.(\w*load|Loader)|loadmat|(?<![\w.])(eval|exec)\(|json\.loads?\b|Image\.open\b|cv2\.(imread|FileStorage)|"
-    r'(ZipFile|tarfile\.open|gzip\.open)\((?!.*"w)|(?<!\w)load_file\(|\bsafe_open\b|detection_utils|'
+    r'(ZipFile|tarfile\.open|gzip\.open|GzipFile)\((?!.*"w)|(?<!\w)load_file\(|\bsafe_open\b|detection_utils|'
     r"merge_from_file\((?!.*allow_unsafe=False)"
 )
-DOOR = {Path("projects/weakseg/safe_io.py"), Path("projects/weakseg/_restricted_pickle.py")}
+DOOR = {Path("projects/weakseg") / name for name in ("safe_io.py", "_restricted_pickle.py", "_opencv_storage.py")}
 
 
 def test_no_other_file_deserialises():

@@ -27,6 +27,7 @@ from numpy._core.multiarray import _reconstruct, scalar
 from PIL import Image, ImageOps
 from safetensors.torch import load_file as load_safetensors
 
+from weakseg._opencv_storage import load_opencv_storage
 from weakseg._restricted_pickle import checked_plain, load_plain_pickle
 
 MAX_TEXT_BYTES = 2 << 30
@@ -116,6 +117,13 @@ def read_mat(path: str | Path, *, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str,
         stream.seek(0)
         variables = scipy.io.loadmat(stream, simplify_cells=True)
         return {name: checked_plain(value) for name, value in variables.items() if not name.startswith("__")}
+
+
+def read_yml_gz(path: str | Path, *, max_bytes: int = 1 << 29) -> dict[str, Any]:
+    """The numbers in a gzipped YAML of OpenCV's FileStorage by node: mappings as dicts, sequences as arrays, nested
+    sequences as lists of arrays. `max_bytes` limits the unpacked text."""
+    with _opened(path, max_bytes, "a .yml.gz file") as stream, _readable(path, "gzipped YAML of OpenCV's FileStorage"):
+        return load_opencv_storage(stream, max_bytes)
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:

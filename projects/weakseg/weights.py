@@ -1,14 +1,26 @@
-"""The tensors of a checkpoint, and loading them into a model that must have exactly these."""
+"""Reading a checkpoint, its tensors, and loading them into a model that must have exactly these."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from weakseg.safe_io import read_weights
+from weakseg.zoo.published import hint
+
 logger = logging.getLogger(__name__)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """`read_weights`; of a missing file that others publish, the error says where."""
+    try:
+        return read_weights(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} {hint(path)}".rstrip()) from None
 
 
 def load_exactly(

@@ -154,12 +154,20 @@ def test_the_first_training_set_names_the_classes(cfg, registered, make_set):
     assert metadata_of(cfg).thing_classes == ["cat", "dog"]
 
 
-@pytest.mark.parametrize("name", ["weakseg_voc_2012_train_aug_panoptic", "weakseg_coco_2017_val_instance"])
-def test_builtin_names_say_how_to_make_their_files(name, cfg, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("weakseg_voc_2012_train_aug_panoptic", "prepare_voc.py --splits train_aug --points 1"),
+        ("weakseg_coco_2017_val_instance", "prepare_coco.py --splits val --points 1"),
+        ("weakseg_voc_2012_train_aug_panoptic_p10", "prepare_voc.py --splits train_aug --points 10"),
+        ("weakseg_coco_2017_train_panoptic_p10", "prepare_coco.py --splits train --points 10"),
+    ],
+)
+def test_builtin_names_say_how_to_make_their_files(name, command, cfg, monkeypatch, tmp_path):
     monkeypatch.setitem(vars(MetadataCatalog.get(name)), "label_file", str(tmp_path / "absent.json"))
     cfg.DATASETS.TRAIN = (name,)
     assert dataset_names(cfg, "train") == [name]
-    message = rf"{name}: expected the label file .*absent\.json; found none.*python datasets/prepare_"
+    message = rf"{name}: expected the label file .*absent\.json; found none.*python datasets/{command}$"
     with pytest.raises(FileNotFoundError, match=message):
         metadata_of(cfg)
 
@@ -172,6 +180,18 @@ def test_all_builtin_names_are_there():
         assert set(names) <= set(DatasetCatalog)
         assert {MetadataCatalog.get(name).evaluator_type for name in names} == {f"weakseg_{kind}"}
         assert len({MetadataCatalog.get(name).label_file for name in names}) == len(names)
+
+
+def test_ten_points_have_files_of_their_own_and_the_same_images():
+    for name, file in (
+        ("weakseg_voc_2012_train_aug_panoptic", "weakseg/voc_2012/train_aug_panoptic"),
+        ("weakseg_coco_2017_train_panoptic", "weakseg/coco_2017/train_panoptic"),
+    ):
+        one, ten = MetadataCatalog.get(name), MetadataCatalog.get(f"{name}_p10")
+        assert one.label_file.endswith(f"{file}.json") and ten.label_file.endswith(f"{file}_p10.json")
+        assert (one.image_root, one.evaluator_type) == (ten.image_root, ten.evaluator_type)
+        assert ten.evaluator_type == "weakseg_panoptic"
+    assert MetadataCatalog.get("weakseg_coco_2017_train_panoptic_p10").image_root.endswith("coco/train2017")
 
 
 def test_wrong_names_say_so(cfg, tmp_path):

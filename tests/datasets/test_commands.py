@@ -53,6 +53,11 @@ def test_prepare_voc(tmp_path, command):
     annotations = read_label_file(output / "val_panoptic.json").annotations[1]
     assert [(a["category_id"], a["area"], len(a["point_coords"])) for a in annotations] == [(8, 2, 1), (21, 1, 1)]
 
+    done = command("prepare_voc.py", "--root", root, "--output", output, "--splits", "val", "--points", "10")
+    assert done.stdout == f"val: 1 photos -> {output}/val_{{panoptic,instance,sem_seg}}_p10.json\n", done.stderr
+    annotations = read_label_file(output / "val_panoptic_p10.json").annotations[1]
+    assert [len(a["point_coords"]) for a in annotations] == [2, 1]
+
     def mistake(sentence, *arguments):
         failed(command("prepare_voc.py", "--root", root, "--output", output, *arguments), "prepare_voc.py", sentence)
 
@@ -71,6 +76,10 @@ def test_prepare_coco(tmp_path, command):
     assert sorted(done.stdout.splitlines()) == sorted(lines)
     annotations = read_label_file(output / "val_panoptic.json").annotations[1]
     assert [(a["category_id"], len(a["point_coords"])) for a in annotations] == [(1, 1), (9, 1)]
+    done = command("prepare_coco.py", *files, "--splits", "val", "--points", "10")
+    lines = [f"val: 1 photos -> {output}/val_{kind}_p10.json" for kind in ("panoptic", "instance")]
+    assert sorted(done.stdout.splitlines()) == sorted(lines), done.stderr
+    assert [len(a["point_coords"]) for a in read_label_file(output / "val_instance_p10.json").annotations[1]] == [2]
     failed(command("prepare_coco.py", *files), "prepare_coco.py", "panoptic_train2017.json")
 
 

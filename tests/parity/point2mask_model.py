@@ -1,17 +1,20 @@
-"""The whole published Point2Mask model (ResNet, network, counter) for parity tests, filled by the fixtures' rule, and
+"""The whole published Point2Mask model (backbone, network, counter) for parity tests, filled by the fixtures' rule, and
 the published constants that no recorded file holds."""
 
+import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from detectron2.config import get_cfg
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_resnet_backbone
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 
 from parity.reference import Reference, fill_rule
+from tiny import CONFIGS
+from weakseg.engine.defaults import load_config
 from weakseg.methods.point2mask.checkpoint import to_ours, to_published
 from weakseg.methods.point2mask.network import Point2MaskNetwork
 
@@ -28,8 +31,9 @@ PUBLISHED = SimpleNamespace(
     graph={"lambda_probability": 1.0, "lambda_boundary": 0.1, "lambda_feature": 0.1},
     epsilon=1e-3,
     iterations=80,
-    # Things, stuff (card section 5; the quality thresholds are those of the ResNets).
+    # Things, stuff (card section 5); `quality_thresholds` below gives those of a file.
     quality_thresholds=(0.25, 0.25),
+    quality_thresholds_of={"voc_swinl": (0.3, 0.3)},
     overlap_thresholds=(0.4, 0.2),
     data_sets={
         # Iterations of phase 1; training images with a thing, and GPUs of the README's commands (card section 4).
@@ -54,24 +58,49 @@ def data_set_of(name: str, classes: tuple[int, int] | None = None) -> SimpleName
     return next((facts for key, facts in PUBLISHED.data_sets.items() if key in name), PUBLISHED.data_sets["voc"])
 
 
-def resnet_depth(path: Path, parameters: list[str]) -> int:
-    """Depth of the ResNet whose blocks the published `parameters` name; where they do not name all, the depth in
-    the file's name ("_r101"), or 50."""
+def quality_thresholds(name: str) -> tuple[float, float]:
+    """Published thresholds (things, stuff) of the config that the file `name` tells."""
+    special = PUBLISHED.quality_thresholds_of
+    return next((values for key, values in special.items() if key in name), PUBLISHED.quality_thresholds)
+
+
+def resnet_depth(path: Path, parameters: Iterable[str]) -> int | None:
+    """Depth of the ResNet whose blocks the published `parameters` name, None for a Swin; where they name no backbone,
+    the one in the file's name ("_r101", "_swinl"), or 50."""
+    parameters = list(parameters)
+    if any(name.startswith("backbone.layers.") for name in parameters):
+        return None
     blocks = {name.split(".")[2] for name in parameters if name.startswith("backbone.layer3.")}
     if len(blocks) in DEPTHS:
         return DEPTHS[len(blocks)]
+    if "swin" in path.stem:
+        return None
     named = re.search(r"r(50|101|152)(?!\d)", path.stem)
     return int(named[1]) if named else 50
 
 
-def build_model(depth: int, *, num_things: int, num_stuff: int, dropout: float = 0.1) -> nn.Module:
-    """Backbone and network of the published configs, named as in `WeaklySupervisedSegmenter`."""
-    cfg = get_cfg()
-    cfg.MODEL.RESNETS.DEPTH = depth
-    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
+def published_config(depth: int | None, shapes: dict[str, list[int]] | None = None) -> CfgNode:
+    """The config of the published ResNet of `depth`, or (None) of a Swin with the sizes of the published `shapes`, by
+    default Swin-L. It names no data set."""
+    cfg = load_config(CONFIGS / "point2mask/_base.yaml", ["MODEL.DEVICE", "cpu"])
+    if depth is not None:
+        cfg.MODEL.RESNETS.DEPTH = depth
+        return cfg
+    cfg.MODEL.BACKBONE.NAME = "build_swin_backbone"
+    if shapes:
+        table = "backbone.layers.{}.blocks.{}.attn.relative_position_bias_table"
+        depths = [sum(table.format(stage, block) in shapes for block in range(99)) for stage in range(4)]
+        cfg.MODEL.SWIN.EMBED_DIM = shapes["backbone.patch_embed.proj.weight"][0]
+        cfg.MODEL.SWIN.DEPTHS = depths
+        cfg.MODEL.SWIN.NUM_HEADS = [shapes[table.format(stage, 0)][1] for stage in range(4)]
+        cfg.MODEL.SWIN.WINDOW_SIZE = (math.isqrt(shapes[table.format(0, 0)][0]) + 1) // 2
+    return cfg
+
+
+def build_model(depth: int | None, *, num_things: int, num_stuff: int, dropout: float = 0.1) -> nn.Module:
+    """Backbone (None: Swin-L) and network of the published configs, named as in `WeaklySupervisedSegmenter`."""
     model = nn.Module()
-    model.backbone = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+    model.backbone = build_backbone(published_config(depth))
     model.head = nn.Module()
     channels = [spec.channels for spec in model.backbone.output_shape().values()]
     model.head.network = Point2MaskNetwork(channels, num_things=num_things, num_stuff=num_stuff, dropout=dropout)

@@ -5,7 +5,14 @@ import itertools
 import numpy as np
 import torch
 
-from parity.point2mask_model import PUBLISHED, build_model, filled_state, input_batch, resnet_depth
+from parity.point2mask_model import (
+    PUBLISHED,
+    build_model,
+    filled_state,
+    input_batch,
+    quality_thresholds,
+    resnet_depth,
+)
 from parity.reference import Reference, reference_files
 from weakseg.methods.point2mask.merge import panoptic_merge, semantic_map, top_pairs
 
@@ -84,7 +91,7 @@ def test_image_to_raw_outputs(path):
                 classes=torch.cat([pairs[i] % num_things, num_things + torch.arange(num_stuff)]),
                 mask_index=torch.arange(num_pairs + num_stuff),
                 num_things=num_things,
-                quality_thresholds=PUBLISHED.quality_thresholds,
+                quality_thresholds=quality_thresholds(path.stem),
                 overlap_thresholds=PUBLISHED.overlap_thresholds,
                 **sizes,
             )

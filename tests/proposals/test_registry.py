@@ -42,8 +42,3 @@ def test_no_evidence_is_no_loader():
 def test_an_unknown_name_is_named_with_the_known_ones(toy_loader):
     with pytest.raises(ValueError, match="toy_gradient.*found missing_edges"):
         build_evidence(config(toy_loader, "missing_edges"))
-
-
-def test_an_unknown_name_without_any_loader():
-    with pytest.raises(ValueError, match="none is registered.*found missing_edges"):
-        build_evidence(config("missing_edges"))

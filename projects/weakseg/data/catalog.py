@@ -167,21 +167,34 @@ def _annotation(annotation: dict, class_of: dict[int, int]) -> dict:
     return {"category_id": class_of[annotation["category_id"]], "iscrowd": annotation.get("iscrowd", 0), **copied}
 
 
+def label_file_name(split: str, kind: str, points: int = 1) -> str:
+    """The file that datasets/prepare_*.py write; one with several points a segment stands beside the others."""
+    return f"{split}_{kind}_p{points}.json" if points > 1 else f"{split}_{kind}.json"
+
+
 def _register_builtin(root: Path) -> None:
     """Names of the usual data sets below `root`, with the label files that datasets/prepare_*.py write."""
     builtin = {
         "voc_2012": ("prepare_voc.py", "VOC2012/JPEGImages", ("train", "train_aug", "val"), tuple(EVALUATOR_TYPES)),
         "coco_2017": ("prepare_coco.py", "coco/{split}2017", ("train", "val"), ("panoptic", "instance")),
     }
-    for name, (script, images, splits, kinds) in builtin.items():
-        for split, kind in product(splits, kinds):
-            register_label_file(
-                f"weakseg_{name}_{split}_{kind}",
-                root / "weakseg" / name / f"{split}_{kind}.json",
-                root / images.format(split=split),
-                EVALUATOR_TYPES[kind],
-                remedy=f"Make it with: python datasets/{script} --splits {split} --points 1",
-            )
+    sets = [
+        (name, split, kind, 1)
+        for name, (_, _, splits, kinds) in builtin.items()
+        for split, kind in product(splits, kinds)
+    ]
+    # Ten points a target, as a part of Point2Mask's table is trained.
+    sets += [("voc_2012", "train_aug", "panoptic", 10), ("coco_2017", "train", "panoptic", 10)]
+    for name, split, kind, points in sets:
+        script, images, *_ = builtin[name]
+        file = label_file_name(split, kind, points)
+        register_label_file(
+            f"weakseg_{name}_{Path(file).stem}",
+            root / "weakseg" / name / file,
+            root / images.format(split=split),
+            EVALUATOR_TYPES[kind],
+            remedy=f"Make it with: python datasets/{script} --splits {split} --points {points}",
+        )
 
 
 _register_builtin(Path(os.environ.get("DETECTRON2_DATASETS", "datasets")))

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from weakseg import __version__
 from weakseg.data.catalog import metadata_of
-from weakseg.safe_io import atomic_write, read_weights
-from weakseg.weights import load_exactly, some_names, tensors_by_name
+from weakseg.safe_io import atomic_write
+from weakseg.weights import load_exactly, read_checkpoint, some_names, tensors_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Checkpointer(FvcoreCheckpointer):
         logger.info("%s: %s", path, "; ".join(notes))
 
     def _load_file(self, f: str) -> dict[str, Any]:
-        return read_weights(f)
+        return read_checkpoint(f)
 
 
 def _differ_in_first_size(a: Tensor, b: Tensor) -> bool:

@@ -18,8 +18,7 @@ from weakseg.config_merge import merge_content, merge_options
 from weakseg.data.augmentation import build_augmentation
 from weakseg.data.catalog import IGNORE_LABEL, class_counts, metadata_of
 from weakseg.labels import WeakLabels, weak_labels
-from weakseg.safe_io import read_weights
-from weakseg.weights import load_exactly, some_names
+from weakseg.weights import load_exactly, read_checkpoint, some_names
 
 _CLASS_KEYS = ("thing_classes", "stuff_classes", "thing_colors", "stuff_colors")
 _REMEDY = "Use the config that the file was trained with, without options that change the network."
@@ -34,19 +33,19 @@ class WeakPredictor:
     def __init__(self, cfg: CfgNode):
         """cfg.MODEL.WEIGHTS: a checkpoint of exactly this model; its classes are those of the config's data sets.
         MODEL.BACKBONE.WEIGHTS is not read."""
-        self._build(cfg, read_weights(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
+        self._build(cfg, read_checkpoint(cfg.MODEL.WEIGHTS), cfg.MODEL.WEIGHTS)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, device: str | None = None, opts: Sequence[str] = ()) -> WeakPredictor:
         """From a checkpoint that training wrote: it carries its config and classes. device: default a GPU where there
         is one; opts: further config keys and values by turns."""
-        content = read_weights(path)
+        content = read_checkpoint(path)
         _check_checkpoint(content, path)
         cfg = get_cfg()
         add_weakseg_config(cfg)
         merge_content(cfg, _stored_config(content, path), f"The config in {path}")
         name = f"classes of {path}"
-        _register_classes(name, content["metadata"])
+        register_classes(name, content["metadata"])
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), (name,)
         cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
         merge_options(cfg, opts)
@@ -187,7 +186,7 @@ def _check_evidence(evidence: dict[str, np.ndarray], size: tuple[int, int]) -> N
             )
 
 
-def _register_classes(name: str, classes: dict) -> None:
+def register_classes(name: str, classes: dict) -> None:
     """Metadata from what a checkpoint carries (`thing_classes`, `stuff_classes`, colours)."""
     if name in MetadataCatalog:  # the file may have been written anew with other classes
         MetadataCatalog.remove(name)

@@ -28,7 +28,7 @@ def build_evidence(cfg) -> dict[str, ProposalLoader]:
     """The loaders named by `INPUT.EVIDENCE`, in that order."""
     unknown = [name for name in cfg.INPUT.EVIDENCE if name not in PROPOSAL_LOADER_REGISTRY]
     if unknown:
-        known = ", ".join(sorted(name for name, _ in PROPOSAL_LOADER_REGISTRY)) or "none is registered"
+        known = ", ".join(sorted(name for name, _ in PROPOSAL_LOADER_REGISTRY))
         raise ValueError(
             f"INPUT.EVIDENCE: expected names of proposal loaders ({known}); found {', '.join(unknown)}. "
             "Remove them, or import the module that registers them."

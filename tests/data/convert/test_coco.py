@@ -37,7 +37,7 @@ def test_panoptic_by_hand(coco, tmp_path):
     assert prepare_coco(coco, tmp_path / "out", splits=["val"], points=2, seed=1) == {
         "val": {"panoptic": 1, "instance": 1}
     }
-    labels = read_label_file(tmp_path / "out" / "val_panoptic.json")
+    labels = read_label_file(tmp_path / "out" / "val_panoptic_p2.json")
     assert labels.images == [{"id": 40, "file_name": "b.jpg", "height": 3, "width": 4, "tags": [1, 2, 92]}]
     assert labels.class_index == {1: 0, 2: 1, 92: 2} and labels.num_things == 2
     # Detectron2's colours where the file has none
@@ -54,7 +54,7 @@ def test_panoptic_by_hand(coco, tmp_path):
         else:
             x, y = np.floor(annotation["point_coords"]).astype(int).T
             assert mask[y, x].all() and len({*zip(x, y)}) == 2
-    instance = read_label_file(tmp_path / "out" / "val_instance.json")
+    instance = read_label_file(tmp_path / "out" / "val_instance_p2.json")
     assert instance.annotations[40] == annotations[1:] and instance.images[0]["tags"] == [1, 2]
     assert instance.num_stuff == 0 and "things" in instance.info["description"]
 
@@ -85,7 +85,7 @@ def test_official_instances_are_kept_as_they_are(coco, tmp_path):
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES[:2]}
     write_json(coco / "annotations" / "instances_val2017.json", content)
     prepare_coco(coco, tmp_path / "out", splits=["val"], points=3, workers=2)
-    labels = read_label_file(tmp_path / "out" / "val_instance.json")
+    labels = read_label_file(tmp_path / "out" / "val_instance_p3.json")
     assert labels.images == [{"id": 7, "file_name": "c.jpg", "height": 3, "width": 4, "tags": [1, 2]}]
     points = labels.annotations[7][0].pop("point_coords")
     assert labels.annotations[7] == annotations

@@ -98,7 +98,7 @@ def masks_of(labels, image_id):
 def test_every_file_of_a_split(voc, tmp_path):
     output = tmp_path / "out"
     assert prepare_voc(voc, output, splits=["train", "val"], points=2, seed=4) == {"train": 1, "val": 2}
-    panoptic = read_label_file(output / "train_panoptic.json")
+    panoptic = read_label_file(output / "train_panoptic_p2.json")
     assert panoptic.images == [{"id": 1, "file_name": "2007_000001.jpg", "height": 4, "width": 6, "tags": [8, 15, 21]}]
     assert (panoptic.num_things, panoptic.num_stuff) == (20, 1)
     annotations = panoptic.annotations[1]
@@ -113,7 +113,7 @@ def test_every_file_of_a_split(voc, tmp_path):
         np.testing.assert_array_equal(mask, ids == number)
         x, y = np.floor(annotation["point_coords"]).astype(int).T
         assert mask[y, x].all() and len({*zip(x, y)}) == 2
-    instance = read_label_file(output / "train_instance.json")
+    instance = read_label_file(output / "train_instance_p2.json")
     assert (instance.num_things, instance.num_stuff) == (20, 0) and instance.images[0]["tags"] == [8, 15]
     assert instance.annotations[1] == annotations[:3]
     np.testing.assert_array_equal(decode_ids(read_label_png(output / "train_panoptic_png" / "2007_000001.png")), ids)
@@ -126,7 +126,7 @@ def test_every_file_of_a_split(voc, tmp_path):
         "bbox": [0, 0, 6, 4],
         "area": 5,
     }
-    assert [image["id"] for image in read_label_file(output / "val_panoptic.json").images] == [1, 2]
+    assert [image["id"] for image in read_label_file(output / "val_panoptic_p2.json").images] == [1, 2]
 
 
 def test_semantic_truth_has_one_segment_a_class(voc, tmp_path):
@@ -160,6 +160,22 @@ def test_no_points_unless_asked_for(voc, tmp_path):
     prepare_voc(voc, tmp_path / "out", splits=["val"])
     labels = read_label_file(tmp_path / "out" / "val_panoptic.json")
     assert not any("point_coords" in annotation for annotation in labels.annotations[1])
+
+
+def test_files_with_several_points_stand_beside_those_with_one(voc, tmp_path):
+    output = tmp_path / "out"
+    for points in (10, 1):
+        prepare_voc(voc, output, splits=["train"], points=points)
+    kinds = ("panoptic", "instance", "sem_seg")
+    names = {f"train_{kind}{suffix}.json" for kind in kinds for suffix in ("", "_p10")}
+    assert {path.name for path in output.glob("*.json")} == names | {"train_coco_panoptic.json"}
+    # Up to ten, all different, of each segment: those of 3, 3, 5 and 8 pixels have no more.
+    many, one = (read_label_file(output / f"train_panoptic{suffix}.json").annotations[1] for suffix in ("_p10", ""))
+    assert [len({*map(tuple, a["point_coords"])}) for a in many] == [3, 3, 5, 8]
+    assert [len(a["point_coords"]) for a in many] == [3, 3, 5, 8]
+    assert [len(a["point_coords"]) for a in one] == [1, 1, 1, 1]
+    without = [[{k: v for k, v in a.items() if k != "point_coords"} for a in items] for items in (many, one)]
+    assert without[0] == without[1]
 
 
 @pytest.mark.parametrize("listed", [True, False])

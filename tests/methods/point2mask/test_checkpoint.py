@@ -3,12 +3,16 @@
 import pytest
 import torch
 
-from weakseg.methods.point2mask.checkpoint import our_name, published_name, to_ours, to_published
+from weakseg.methods.point2mask.checkpoint import config_name, our_name, published_name, to_ours, to_published
 from weakseg.methods.point2mask.network import Point2MaskNetwork
 
 PAIRS = [
     ("backbone.bn1.running_var", "backbone.stem.conv1.norm.running_var"),
     ("backbone.layer4.2.downsample.0.weight", "backbone.res5.2.shortcut.weight"),
+    ("backbone.patch_embed.norm.weight", "backbone.patch_embed.norm.weight"),
+    ("backbone.layers.2.blocks.17.attn.qkv.bias", "backbone.layers.2.blocks.17.attn.qkv.bias"),
+    ("backbone.layers.0.downsample.norm.bias", "backbone.layers.0.downsample.norm.bias"),
+    ("backbone.norm3.weight", "backbone.norm3.weight"),
     ("neck.convs.1.gn.bias", "head.network.neck.convs.1.norm.bias"),
     ("neck.extra_convs.0.conv.weight", "head.network.neck.convs.3.conv.weight"),
     ("bbox_head.transformer.level_embeds", "head.network.level_embedding"),
@@ -75,8 +79,38 @@ def test_counters_change_their_type_and_batch_counters_are_dropped_and_put_back(
     assert torch.equal(back["backbone.bn1.running_var"], published["backbone.bn1.running_var"])
 
 
-def test_a_name_of_another_network_is_refused():
-    with pytest.raises(ValueError, match="published Point2Mask network, found 'roi_heads.box.weight'"):
-        to_ours({"roi_heads.box.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="found 'head.teacher.weight'"):
-        to_published({"head.teacher.weight": torch.zeros(1)})
+def test_integer_tables_of_swin_stay_as_they_are():
+    index = torch.arange(16).reshape(4, 4)
+    name = "backbone.layers.1.blocks.0.attn.relative_position_index"
+    ours = to_ours({name: index})
+    assert ours[name] is index and to_published(ours) == {name: index}
+
+
+@pytest.mark.parametrize("name", ["roi_heads.box.weight", "backbone.conv9.weight", "backbone.res2.0.conv1.weight"])
+def test_a_published_name_of_another_network_is_refused(name):
+    with pytest.raises(ValueError, match=f"published Point2Mask network, found '{name}'"):
+        to_ours({name: torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    "name", ["head.teacher.weight", "backbone.network.conv_stem.weight", "backbone.layer1.0.conv1"]
+)
+def test_a_name_without_a_published_one_is_refused(name):
+    with pytest.raises(ValueError, match=f"found '{name}'"):
+        to_published({name: torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("classes", "backbone", "config"),
+    [
+        (20, ["layer3.5.conv1"], "voc_r50"),
+        (80, ["layer3.5.conv1", "layer3.22.conv1"], "coco_r101"),
+        (20, ["layers.2.blocks.17.norm1"], "voc_swinl"),
+        (21, ["layer3.5.conv1"], ""),
+        (80, ["layers.2.blocks.5.norm1"], ""),
+    ],
+)
+def test_the_config_follows_from_classes_and_backbone(classes, backbone, config):
+    state = {f"backbone.{name}.weight": torch.zeros(1) for name in backbone}
+    assert config_name(state) == ""
+    assert config_name(state | {"bbox_head.cls_branches.0.weight": torch.zeros(classes, 2)}) == config

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from weakseg.data.catalog import label_file_name
 from weakseg.data.convert.point_png import decode_ids
 from weakseg.data.convert.segments import (
     add_points,
@@ -25,7 +26,8 @@ from weakseg.safe_io import read_label_png, resolve_inside
 def prepare_coco(
     root: Path, output: Path, *, splits: list[str], points: int = 0, seed: int = 0, workers: int = 1
 ) -> dict[str, dict[str, int]]:
-    """Write {split}_panoptic.json and {split}_instance.json; `points` sampled points a segment, none for 0.
+    """Write {split}_panoptic.json and {split}_instance.json; `points` sampled points a segment, none for 0; with
+    several, the names of both files end in _p{points}.
 
     The instances are those of annotations/instances_{split}2017.json (polygons that may overlap) when it is there,
     else the things of the panoptic truth. Returns the number of images of each file.
@@ -38,8 +40,8 @@ def prepare_coco(
             instances = instance_labels(official, points=points, seed=seed, workers=workers)
         else:
             instances = _things_of(panoptic)
-        write_label_file(output / f"{split}_panoptic.json", panoptic)
-        write_label_file(output / f"{split}_instance.json", instances)
+        write_label_file(output / label_file_name(split, "panoptic", points), panoptic)
+        write_label_file(output / label_file_name(split, "instance", points), instances)
         counts[split] = {"panoptic": len(panoptic.images), "instance": len(instances.images)}
     return counts
 

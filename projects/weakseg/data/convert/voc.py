@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from weakseg.data.catalog import label_file_name
 from weakseg.data.convert.point_png import VOID, encode_ids
 from weakseg.data.convert.segments import add_points, annotations_of, image_generator, mapped, numbered, tags_of
 from weakseg.labels import LabelFile, write_label_file
@@ -50,13 +51,14 @@ def prepare_voc(
     workers: int = 1,
 ) -> dict[str, int]:
     """Write, for each of `splits` ("train", "val", "train_aug"), the files that datasets/README.md lists; `points`
-    sampled points a segment, none for 0. Returns the number of images of each split."""
+    sampled points a segment, none for 0; with several, the names of the label files say so. Returns the number of
+    images of each split."""
     counts = {}
     for split in splits:
         photos = _photos(root, split, sbd)
         convert = partial(_convert_photo, root=root, output=output, split=split, points=points, seed=seed)
         results = mapped(convert, photos, workers=workers, description=f"VOC {split}")
-        _write_split(output, split, results)
+        _write_split(output, split, results, points)
         counts[split] = len(photos)
     return counts
 
@@ -155,7 +157,7 @@ def _convert_photo(
     return {"file_name": f"{name}.jpg", "height": height, "width": width}, panoptic, semantic_annotations
 
 
-def _write_split(output: Path, split: str, results: list[tuple]) -> None:
+def _write_split(output: Path, split: str, results: list[tuple], points: int) -> None:
     images = [{"id": number, **image} for number, (image, _, _) in enumerate(results, 1)]
     panoptic = [annotations for _, annotations, _ in results]
     things = [[a for a in annotations if a["category_id"] != BACKGROUND_ID] for annotations in panoptic]
@@ -168,7 +170,8 @@ def _write_split(output: Path, split: str, results: list[tuple]) -> None:
     ):
         tagged = [{**image, "tags": tags_of(items)} for image, items in zip(images, truth)]
         info = {"description": f"PASCAL VOC 2012 {split}, {kind}"}
-        write_label_file(output / f"{split}_{kind}.json", LabelFile(classes, tagged, numbered(tagged, truth), info))
+        labels = LabelFile(classes, tagged, numbered(tagged, truth), info)
+        write_label_file(output / label_file_name(split, kind, points), labels)
     write_json(output / f"{split}_coco_panoptic.json", _coco_panoptic(images, categories, panoptic))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from weakseg.backbones.torchvision_names import detectron2_name, torchvision_nam
 
 _BATCH_COUNTER = ".num_batches_tracked"
 _PUBLISHED_ITERATION, _ITERATION = "bbox_head._iter", "head.iteration"
+_SWIN = re.compile(r"(patch_embed|layers\.\d+|norm\d)\.")
 
 _MASK_LAYER = (
     ("mask_attn.mask_projs.{}.0.", "mask_attention.level_convs.{}."),
@@ -65,6 +68,15 @@ _NAMES = (
 )
 """Beginning of a published name, and of the name in `Point2MaskNetwork`; {} is an index. The first that fits counts."""
 
+_DATA = {20: "voc", 80: "coco"}
+"""Thing classes -> data set."""
+_BACKBONES = {
+    "swinl": "layers.2.blocks.17.norm1.weight",
+    "r101": "layer3.22.conv1.weight",
+    "r50": "layer3.5.conv1.weight",
+}
+"""Backbone -> a parameter that it has and those below it lack."""
+
 
 def to_ours(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """A published state dict under the names of `WeaklySupervisedSegmenter`, for loading with `strict=True`.
@@ -96,19 +108,37 @@ def to_published(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return published
 
 
+def config_name(state_dict: dict[str, Tensor]) -> str:
+    """The config of configs/point2mask/ that a published state dict belongs to, as "voc_r50"; "" where none does."""
+    branch = state_dict.get("bbox_head.cls_branches.0.weight")
+    data = _DATA.get(0 if branch is None else len(branch), "")
+    backbone = next((key for key, name in _BACKBONES.items() if f"backbone.{name}" in state_dict), "")
+    return f"{data}_{backbone}" if data and backbone else ""
+
+
 def our_name(published: str) -> str:
     """The parameter of `WeaklySupervisedSegmenter` that holds the published parameter."""
     if published.startswith("backbone."):
-        return "backbone." + detectron2_name(published.removeprefix("backbone."))
+        return "backbone." + _backbone_name(
+            published.removeprefix("backbone."), detectron2_name, "published Point2Mask"
+        )
     return "head.network." + _renamed(published, _NAMES, "published Point2Mask")
 
 
 def published_name(ours: str) -> str:
     """The published parameter that holds the parameter of `WeaklySupervisedSegmenter`."""
     if ours.startswith("backbone."):
-        return "backbone." + torchvision_name(ours.removeprefix("backbone."))
+        return "backbone." + _backbone_name(ours.removeprefix("backbone."), torchvision_name, "Point2Mask")
     inverse = tuple((mine, published) for published, mine in _NAMES)
     return _renamed(ours.removeprefix("head.network."), inverse, "Point2Mask")
+
+
+def _backbone_name(name: str, rename: Callable[[str], str], kind: str) -> str:
+    """Swin's names are the published ones; every name of a ResNet changes."""
+    if _SWIN.match(name):
+        return name
+    renamed = rename(name)
+    return renamed if renamed != name else _refuse(f"backbone.{name}", kind)
 
 
 def _renamed(name: str, names: tuple[tuple[str, str], ...], kind: str) -> str:
@@ -116,6 +146,11 @@ def _renamed(name: str, names: tuple[tuple[str, str], ...], kind: str) -> str:
         match = re.match(re.escape(before).replace(r"\{\}", r"(\d+)"), name)
         if match:
             return after.format(*match.groups()) + name[match.end() :]
+    return _refuse(name, kind)
+
+
+def _refuse(name: str, kind: str) -> NoReturn:
     raise ValueError(
-        f"Checkpoint: expected parameters of the {kind} network, found {name!r}. Convert a checkpoint of Point2Mask."
+        f"expected parameters of the {kind} network, found {name!r}. Convert a checkpoint of Point2Mask with a ResNet "
+        "or Swin backbone."
     )
