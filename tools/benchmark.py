@@ -1,4 +1,5 @@
-"""Speed of WeakSeg's algorithms against the literal form of the published ones: python tools/benchmark.py pq"""
+"""Speed and memory of WeakSeg against the literal form of the published algorithms, for example:
+python tools/benchmark.py pseudo_labels --output pseudo_labels.json"""
 
 from __future__ import annotations
 
@@ -6,10 +7,19 @@ import argparse
 
 from tabulate import tabulate
 
-from benchmarks import pq
+from benchmarks import boundary_loss, color_losses, graph_distance, inference, memory, pq, pseudo_labels, step
 from weakseg.safe_io import write_json
 
-BENCHMARKS = {"pq": pq}
+BENCHMARKS = {
+    "pq": pq,
+    "pseudo_labels": pseudo_labels,
+    "graph_distance": graph_distance,
+    "color_losses": color_losses,
+    "boundary_loss": boundary_loss,
+    "step": step,
+    "memory": memory,
+    "inference": inference,
+}
 
 
 def main() -> None:
@@ -17,7 +27,6 @@ def main() -> None:
     commands = parser.add_subparsers(dest="benchmark", required=True)
     for name, benchmark in BENCHMARKS.items():
         command = commands.add_parser(name, help=benchmark.HELP, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        command.add_argument("--pairs", type=int, default=15, help="timed pairs of runs")
         command.add_argument("--output", help="JSON file for the rows of the table")
         benchmark.add_arguments(command)
     args = parser.parse_args()

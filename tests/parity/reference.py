@@ -50,13 +50,6 @@ KINDS = {
 }
 """Kinds of files that a test reads, by method."""
 
-TO_COME = {"point2mask": ("unit_pseudo_edges",)}
-"""Files whose name contains one of these belong to a part that is not built yet."""
-
-
-def is_to_come(method: str, path: Path) -> bool:
-    return any(part in path.name for part in TO_COME[method])
-
 
 def kind_of(method: str, path: Path) -> str | None:
     """The longest known kind that `path`'s name starts with, or None."""
@@ -75,7 +68,7 @@ def reference_files(method: str, kind: str):
     """Parametrise a test over the files of a kind: argument `path`. Skips with a clear word where there is none."""
     if kind not in KINDS[method]:
         raise ValueError(f"{kind} is not a kind of {method}; add it to KINDS")
-    paths = [path for path in all_files(method) if kind_of(method, path) == kind and not is_to_come(method, path)]
+    paths = [path for path in all_files(method) if kind_of(method, path) == kind]
     if paths:
         return pytest.mark.parametrize("path", paths, ids=[path.name for path in paths])
     reason = f"no file {kind}* in {ROOT / method}; set WEAKSEG_REFERENCE_DIR to a folder with recorded outputs"

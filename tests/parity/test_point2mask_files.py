@@ -1,17 +1,17 @@
-"""Every recorded file of Point2Mask belongs to a kind that some test reads, or is known to come later."""
+"""Every recorded file of Point2Mask belongs to a kind that some test reads."""
 
 from pathlib import Path
 
 import pytest
 
-from parity.reference import KINDS, ROOT, all_files, is_to_come, kind_of
+from parity.reference import KINDS, ROOT, all_files, kind_of
 
 
 def test_every_file_is_of_a_known_kind():
     paths = all_files("point2mask")
     if not paths:
         pytest.skip(f"no recorded outputs in {ROOT}; set WEAKSEG_REFERENCE_DIR to a folder that has them")
-    unknown = [p.name for p in paths if kind_of("point2mask", p) is None and not is_to_come("point2mask", p)]
+    unknown = [p.name for p in paths if kind_of("point2mask", p) is None]
     assert not unknown, f"files of no kind: {', '.join(unknown)}"
 
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from parity.reference import Reference, all_files, kind_of, reference_files
+from parity.point2mask_forest import recorded_forest
+from parity.reference import Reference, reference_files
 from weakseg.proposals.structured_edges import (
     detect_edges,
     edge_features,
@@ -28,19 +29,9 @@ TIES = 0.01
 """Share of entries that may differ: an orientation between two bins, a feature at a threshold, equal neighbours."""
 
 
-def is_forest(path) -> bool:
-    return kind_of("point2mask", path) == "tiny_edges" and path.name.endswith(".yml.gz")
-
-
 @pytest.fixture
 def forest(path, tmp_path):
-    """The forest that lies beside the recorded file: the one of the same suffix, else the one without."""
-    forests = [file for file in all_files("point2mask") if is_forest(file)]
-    assert forests, f"{path}: no forest tiny_edges*.yml.gz beside it"
-    suffix = path.stem.removeprefix("unit_structured_edges")
-    source = next((file for file in forests if file.name == f"tiny_edges{suffix}.yml.gz"), forests[0])
-    (tmp_path / source.name).write_bytes(source.read_bytes())
-    return read_forest(tmp_path / source.name)
+    return recorded_forest(path, "unit_structured_edges", tmp_path)
 
 
 def compare(ref: Reference, name: str, actual: np.ndarray, atol: float) -> None:
@@ -85,7 +76,7 @@ def test_every_step_on_images(path, forest):
 
 @reference_files("point2mask", "tiny_edges")
 def test_the_forest_file_holds_what_opencv_reads_from_it(path, tmp_path):
-    if not is_forest(path):
+    if not path.name.endswith(".yml.gz"):
         pytest.skip(f"{path} is no recorded file: the copy that read_forest keeps of one")
     (tmp_path / path.name).write_bytes(path.read_bytes())
     storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)

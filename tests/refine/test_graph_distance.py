@@ -48,6 +48,14 @@ def test_equals_dijkstra_for_several_maps_with_several_sources(size):
     assert torch.equal(graph_distance(cost, sources, source_map), expected(cost, sources, source_map))
 
 
+def test_maps_share_a_cost():
+    cost = torch.rand(2, 6, 7, 8, generator=torch.Generator().manual_seed(5))
+    sources = torch.tensor([[0, 0], [5, 6], [2, 3], [4, 1], [3, 5]])
+    source_map = torch.tensor([0, 0, 1, 5, 3])  # maps 2 and 4 have none
+    distance = graph_distance(cost, sources, source_map, maps_per_cost=3)
+    assert torch.equal(distance, expected(cost.repeat_interleave(3, dim=0), sources, source_map))
+
+
 def test_zero_costs_and_ties():
     generator = torch.Generator().manual_seed(4)
     cost = torch.randint(0, 3, (2, 11, 8, 8), generator=generator).float() * 0.1

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+
+
+def add_timing_arguments(parser: argparse.ArgumentParser) -> None:
+    """--pairs and --device, of the benchmarks that run on a GPU too."""
+    parser.add_argument("--pairs", type=int, default=15, help="timed pairs of runs")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda: each timed run then waits for the device")
+
+
+def add_size_arguments(parser: argparse.ArgumentParser, heights: Sequence[int], things: int = 10) -> None:
+    """--heights and --things of the scenes that both forms see."""
+    parser.add_argument(
+        "--heights", type=int, nargs="+", default=list(heights), help="image heights; width is 4/3 of it"
+    )
+    parser.add_argument("--things", type=int, default=things, help="thing instances an image")
 
 
 def compare(
@@ -16,22 +32,23 @@ def compare(
     check: Callable[[Any, Any], None],
     *,
     pairs: int = 15,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Times of `literal` (the published form) and `ours` and their ratio, over `pairs` runs in turn (A B A B ...),
     after a warm-up whose results go to `check(literal's, ours)`; it raises when they disagree.
 
     Each ratio is of the two runs of a pair, so that other load on the machine falls on both. Times are medians in
-    seconds.
+    seconds; on a GPU they end when the device is done.
     """
     check(literal(), ours())
-    times = np.array([[_seconds(literal), _seconds(ours)] for _ in range(pairs)])
+    times = np.array([[seconds(literal, device), seconds(ours, device)] for _ in range(pairs)])
     ratios = times[:, 0] / times[:, 1]
-    literal_seconds, ours_seconds = np.median(times, axis=0).tolist()
+    literal_seconds, our_seconds = np.median(times, axis=0).tolist()
     return {
         "name": name,
         "pairs": pairs,
         "literal_seconds": literal_seconds,
-        "our_seconds": ours_seconds,
+        "our_seconds": our_seconds,
         "median_ratio": float(np.median(ratios)),
         "min_ratio": float(ratios.min()),
         "max_ratio": float(ratios.max()),
@@ -43,7 +60,24 @@ def growth(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
-def _seconds(function: Callable[[], Any]) -> float:
+def add_growth(rows: list[dict], sizes: Sequence[float]) -> list[dict]:
+    """`rows` of `compare` for rising `sizes`; the last one gets the exponents of both forms."""
+    if len(sizes) > 1:
+        for form in ("literal", "our"):
+            rows[-1][f"{form}_exponent"] = growth(sizes, [row[f"{form}_seconds"] for row in rows])
+    return rows
+
+
+def seconds(function: Callable[[], Any], device: str = "cpu") -> float:
+    """Wall time of one call, the device's work included."""
+    synchronize(device)
     start = time.perf_counter()
     function()
+    synchronize(device)
     return time.perf_counter() - start
+
+
+def synchronize(device: str) -> None:
+    """Wait for a GPU; nothing on the CPU."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

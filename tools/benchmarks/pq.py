@@ -17,7 +17,7 @@ from detectron2.data.catalog import Metadata
 from PIL import Image
 from pycocotools import mask as rle_tools
 
-from benchmarks import compare, growth
+from benchmarks import add_growth, compare
 from weakseg.evaluation.panoptic_quality import PanopticCounts, panoptic_counts, panoptic_quality
 from weakseg.evaluation.truth import Truth
 from weakseg.labels import encode_mask
@@ -28,6 +28,7 @@ HELP = "panoptic quality against panopticapi's algorithm with its PNG files"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pairs", type=int, default=15, help="timed pairs of runs")
     parser.add_argument(
         "--heights", type=int, nargs="+", default=[240, 480, 960], help="image heights; width is 4/3 of it"
     )
@@ -43,11 +44,7 @@ def run(args: argparse.Namespace) -> list[dict]:
         with tempfile.TemporaryDirectory() as folder:
             scene = _Scene(Path(folder), height, width, args.images, args.segments)
             rows.append(compare(f"pq {width}x{height}", scene.literal, scene.ours, _check, pairs=args.pairs))
-    if len(args.heights) > 1:
-        pixels = [height**2 for height in args.heights]
-        rows[-1]["literal_exponent"] = growth(pixels, [row["literal_seconds"] for row in rows])
-        rows[-1]["our_exponent"] = growth(pixels, [row["our_seconds"] for row in rows])
-    return rows
+    return add_growth(rows, [height**2 for height in args.heights])
 
 
 def _check(literal: dict[str, float], ours: dict[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import asdict
+from itertools import product
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from weakseg.methods.point2mask.pseudo_labels import make_pseudo_labels
 NETWORK = {
     key: key.lower()
     for key in "HIDDEN_DIM FFN_DIM NUM_HEADS NUM_POINTS ENC_LAYERS DEC_LAYERS NUM_QUERIES DROPOUT THING_LAYERS "
-    "STUFF_LAYERS SEMANTIC_LAYERS EMBED_DIM".split()
+    "STUFF_LAYERS SEMANTIC_LAYERS EMBED_DIM GRADIENT_CHECKPOINTING".split()
 }
 CRITERION = {
     "TEMPERATURE": "temperature",
@@ -49,6 +50,7 @@ TRANSPORT = {
 }
 HEAD = {
     "IN_FEATURES": "in_features",
+    "GRAPH.LOW_LEVEL_EDGES": "low_level_edges",
     "POINT_DILATION": "point_dilation",
     "OT.WARMUP_ITERS": "transport_warmup",
     "TEST.TOPK": "topk",
@@ -59,6 +61,8 @@ HEAD = {
     "TEST.SEMANTIC": "with_semantic",
     "OFFICIAL_COMPAT": "official",
 } | {key: f"transport.{argument}" for key, argument in TRANSPORT.items()}
+EDGES = {"GRAPH.EDGE_MODEL"}
+"""Read with LOW_LEVEL_EDGES alone."""
 
 
 @pytest.fixture
@@ -85,6 +89,8 @@ def change(cfg, key):
     old = node[name]
     if isinstance(old, tuple):
         node[name] = ("res2", *old[1:])
+    elif isinstance(old, str):
+        node[name] = f"{old}other"
     else:
         node[name] = not old if isinstance(old, bool) else 2 * old + 1
     return node[name]
@@ -113,7 +119,7 @@ def changed(before, after):
 def test_every_key_has_a_reader():
     cfg = get_cfg()
     add_point2mask_config(cfg)
-    assert set(keys_of(cfg.MODEL.POINT2MASK)) == set(NETWORK) | set(CRITERION) | set(TRANSPORT) | set(HEAD)
+    assert set(keys_of(cfg.MODEL.POINT2MASK)) == set(NETWORK) | set(CRITERION) | set(TRANSPORT) | set(HEAD) | EDGES
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_a_key_changes_its_argument_and_no_other(arguments, table, cfg):
     [
         (network_arguments, Point2MaskNetwork, {"in_channels", "num_things", "num_stuff"}),
         (criterion_arguments, Criterion, {"num_things", "num_stuff"}),
-        (transport_arguments, make_pseudo_labels, {"num_things", "phase", "official"}),
+        (transport_arguments, make_pseudo_labels, {"num_things", "phase", "edges", "official"}),
     ],
 )
 def test_what_receives_the_arguments_gets_every_one(arguments, receiver, given_elsewhere, cfg):
@@ -166,3 +172,19 @@ def test_the_head_gets_the_rest(cfg, tmp_path):
     found = head(cfg)
     assert (found["num_things"], found["num_stuff"]) == (3, 2)
     assert found["from_masks"] is True and found["backbone_multiplier"] == 0.5
+
+
+@pytest.mark.parametrize(("channel_order", "official"), [("RGB", False), ("RGB", True), ("BGR", False)])
+def test_edges_are_prepared_where_a_forest_is_named(cfg, tmp_path, channel_order, official):
+    cfg.DATASETS.TRAIN = (str(classes_only(tmp_path / "labels.json", 3, 2)),)
+    cfg.INPUT.FORMAT, cfg.MODEL.POINT2MASK.OFFICIAL_COMPAT = channel_order, official
+    shapes = {f"res{k}": ShapeSpec(channels=8) for k in (3, 4, 5)}
+    graph = cfg.MODEL.POINT2MASK.GRAPH
+    prepared = {}
+    for graph.LOW_LEVEL_EDGES, graph.EDGE_MODEL in product((False, True), ("", "forest.yml.gz")):
+        with torch.device("meta"):
+            prepare = Point2MaskHead.from_config(cfg, shapes)["prepare"]
+        prepared[graph.LOW_LEVEL_EDGES, graph.EDGE_MODEL] = prepare
+    made = prepared.pop((True, "forest.yml.gz"))
+    assert set(prepared.values()) == {None}
+    assert made.forest_path == "forest.yml.gz" and made.is_reversed == ((channel_order == "BGR") != official)

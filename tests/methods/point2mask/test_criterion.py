@@ -100,15 +100,28 @@ def test_channel_order_and_pixel_statistics_decide_the_colours(model, monkeypatc
     criterion = model.head.criterion
     logits = torch.randn(1, 1, 6, 16, 16, generator=torch.Generator().manual_seed(1))
     picture = 0.2 * image(3)
-    counts = {"unlabelled": torch.tensor(7.0)}
-    rgb = criterion._colors(logits, ImageList(picture, [(64, 64)]), None, counts)
+    counts, present = {"unlabelled": torch.tensor(7.0)}, torch.tensor([[True, False, True, False, False, True]])
+    rgb = criterion._colors(logits, present, ImageList(picture, [(64, 64)]), None, counts)
     monkeypatch.setattr(criterion, "channel_order", "BGR")
-    bgr = criterion._colors(logits, ImageList(picture.flip(1), [(64, 64)]), None, counts)
+    bgr = criterion._colors(logits, present, ImageList(picture.flip(1), [(64, 64)]), None, counts)
     torch.testing.assert_close(bgr["d0.loss_sem_color"], rgb["d0.loss_sem_color"])
-    other = criterion._colors(logits, ImageList(picture, [(64, 64)]), None, counts)
+    other = criterion._colors(logits, present, ImageList(picture, [(64, 64)]), None, counts)
     assert other["d0.loss_sem_color"] != rgb["d0.loss_sem_color"]
-    doubled = criterion._colors(logits, ImageList(picture, [(64, 64)]), None, {"unlabelled": torch.tensor(14.0)})
+    counts = {"unlabelled": torch.tensor(14.0)}
+    doubled = criterion._colors(logits, present, ImageList(picture, [(64, 64)]), None, counts)
     torch.testing.assert_close(doubled["d0.loss_tree_color"], other["d0.loss_tree_color"] / 2)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_only_the_published_form_filters_absent_classes(model, monkeypatch, official):
+    seen = []
+    module = model.head.criterion._colors.__globals__
+    original = module["tree_loss_sum"]
+    monkeypatch.setitem(module, "tree_loss_sum", lambda *a, present: seen.append(present) or original(*a))
+    monkeypatch.setattr(model.head.criterion, "official", official)
+    losses_of(model, image())
+    (present,) = seen
+    assert present is None if official else present.tolist() == [[False, True, True, False, True, True]]
 
 
 def test_counts_are_raised_to_one_where_they_divide():

@@ -42,7 +42,7 @@ def slow_mask_attention(module, query, memory, padding):
     attended, logits = [], []
     for head in range(HEADS):
         part = slice(head * size, (head + 1) * size)
-        scores = torch.tensor([float(q[part] @ token) / math.sqrt(size) for token in k[:, part]])
+        scores = torch.stack([q[part] @ token / math.sqrt(size) for token in k[:, part]])
         weights = torch.where(padding, torch.zeros(()), scores.exp())
         attended.append((weights / weights.sum().clamp(min=1e-30)) @ v[:, part])
         logits.append(torch.where(padding, torch.zeros(()), scores))
@@ -55,18 +55,38 @@ def slow_mask_attention(module, query, memory, padding):
     return module.out_proj(torch.cat(attended)), mask * ~padding[:24].view(4, 6)
 
 
-@torch.no_grad()
-def test_mask_attention_equals_the_slow_loop():
+@pytest.mark.parametrize("gradient", [False, True])
+def test_mask_attention_and_its_gradients_equal_the_slow_loop(gradient):
     query, memory, places = inputs()
     module = randomised(MaskAttention(DIM, num_heads=HEADS))
-    attended, masks = module(query, memory, **places)
-    assert attended.shape == (2, 3, DIM) and masks.shape == (2, 3, 4, 6)
-    assert (masks > 0).any() and (masks[1] == 0).any()
-    for b in range(2):
-        for n in range(3):
-            expected = slow_mask_attention(module, query[b, n], memory[b], places["padding"][b])
-            torch.testing.assert_close(attended[b, n], expected[0], atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(masks[b, n], expected[1], atol=1e-5, rtol=1e-4)
+    leaves = [query.requires_grad_(), memory.requires_grad_(), *module.parameters()]
+    with torch.set_grad_enabled(gradient):
+        attended, masks = module(query, memory, **places)
+        assert attended.shape == (2, 3, DIM) and masks.shape == (2, 3, 4, 6)
+        assert (masks > 0).any() and (masks[1] == 0).any()
+        slow = [
+            [slow_mask_attention(module, query[b, n], memory[b], places["padding"][b]) for n in range(3)]
+            for b in range(2)
+        ]
+        expected = [torch.stack([torch.stack([pair[k] for pair in row]) for row in slow]) for k in range(2)]
+    torch.testing.assert_close(attended, expected[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(masks, expected[1], atol=1e-5, rtol=1e-4)
+    if gradient:
+        cotangents = [torch.randn_like(x) for x in expected]
+        found, wanted = (torch.autograd.grad(outputs, leaves, cotangents) for outputs in ((attended, masks), expected))
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_keys_and_values_are_the_largest_that_is_kept_for_the_backward_pass():
+    """Neither a number per query and token nor several of them, one per head."""
+    query, memory, places = inputs(queries=50)
+    module, kept = MaskAttention(DIM, num_heads=HEADS), []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.untyped_storage().nbytes()) or x, lambda x: x
+    ):
+        attended, masks = module(query.requires_grad_(), memory.requires_grad_(), **places)
+    assert masks.requires_grad and attended.requires_grad
+    assert max(kept) == 4 * 2 * TOKENS * 2 * DIM < 4 * 2 * 50 * TOKENS
 
 
 def test_an_image_of_padding_alone_has_no_mask_and_finite_gradients():

@@ -172,6 +172,53 @@ def test_every_parameter_gets_a_gradient(num_targets):
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
+def training_step(checkpointing, train=True):
+    """Outputs, gradients and bytes kept for the backward pass, with dropout; the numbers drawn after it."""
+    network = network_of(dropout=0.2, gradient_checkpointing=checkpointing).train(train)
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    torch.manual_seed(3)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        encoded = network.encode(random_features(), IMAGES, PADDED)
+        location = network.locate(encoded)
+        outputs = [location.class_logits, location.boxes, network.thing_masks(location.states[-1], encoded)]
+        outputs += [*network.stuff(encoded), *network.semantic(encoded)]
+    sum((output * torch.randn_like(output)).sum() for output in outputs).backward()
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return outputs, gradients, sum(tensor.untyped_storage().nbytes() for tensor in kept.values()), torch.rand(3)
+
+
+def test_gradient_checkpointing_changes_memory_alone():
+    outputs, gradients, kept, drawn = training_step(False)
+    other_outputs, other_gradients, less, other_drawn = training_step(True)
+    torch.testing.assert_close(other_outputs, outputs, rtol=0, atol=0)
+    torch.testing.assert_close(other_gradients, gradients, rtol=1e-6, atol=1e-6)
+    assert len(gradients) > 100 and all(gradient.any() for name, gradient in gradients.items() if "queries" in name)
+    assert less < 0.5 * kept
+    assert torch.equal(drawn, other_drawn)
+
+
+@pytest.mark.parametrize("part", ["encoder", "location_decoder", "thing_decoder", "stuff_decoder", "semantic_decoder"])
+def test_gradient_checkpointing_runs_every_layer_of_a_part_twice_in_training_alone(part):
+    network = network_of(gradient_checkpointing=True)
+    layers = [m for m in getattr(network, part).modules() if isinstance(m, nn.ModuleList) and hasattr(m[0], "forward")]
+    calls = []
+    layers[0][-1].register_forward_pre_hook(lambda *_: calls.append(1))
+    for train, expected in ((True, 2), (False, 1)):
+        calls.clear()
+        network.train(train)
+        encoded = network.encode(random_features(), IMAGES, PADDED)
+        location = network.locate(encoded)
+        outputs = [location.boxes, network.thing_masks(location.states[-1], encoded)]
+        outputs += [network.stuff(encoded)[0], network.semantic(encoded)[0]]
+        sum(output.sum() for output in outputs).backward()
+        assert len(calls) == expected
+
+
 def test_data_without_stuff_classes():
     network = network_of(num_stuff=0)
     encoded = network.encode(random_features(), IMAGES, PADDED)

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from weakseg.methods.point2mask.graph import pixel_graph, point_distance
 from weakseg.methods.point2mask.pseudo_labels import (
+    best_classes,
     boxes_of,
-    class_likelihood,
+    likely_classes,
     make_pseudo_labels,
-    pixel_graph,
-    point_distance,
     present_probabilities,
 )
 from weakseg.methods.point2mask.semantic_losses import dilate_points
@@ -89,9 +89,9 @@ def test_instance_without_a_point_changes_nothing_for_the_others(phase):
 
 
 def test_published_instance_without_a_point_is_ten_away_from_all_pixels():
-    graph = torch.full((2, 3, 8), 7.0)
-    distance = point_distance(graph, torch.tensor([[0, 0, 0], [2, 9, 9]]), 3, stride=8)
-    assert distance.tolist() == [[[0, 7, 14], [7, 7, 14]], [[10] * 3] * 2, [[7, 7, 7], [7, 0, 7]]]
+    graph = torch.full((1, 2, 3, 8), 7.0)
+    distance = point_distance(graph, torch.tensor([[0, 0, 0, 0], [0, 2, 9, 9]]), 3, stride=8)
+    assert distance[:, 0].tolist() == [[[0, 7, 14], [7, 7, 14]], [[10] * 3] * 2, [[7, 7, 7], [7, 0, 7]]]
     # A dear graph: with the published rule the far pixels go to the instance that nobody pointed at.
     options = {"inputs": random_inputs(SIZE), "lambda_probability": 50.0}
     for official, phase, expected in ((True, 1, True), (False, 1, False), (True, 2, False)):
@@ -160,10 +160,10 @@ def test_without_an_iteration_thing_pixels_go_to_the_nearest_instance():
     inputs = random_inputs(SIZE)
     lambdas = {"lambda_probability": 0.5, "lambda_boundary": 0.2, "lambda_feature": 0.3}
     dilated = dilate_points(point_map([CENTRES], [[1, 1, 2]]), CLASSES, 1)
-    probabilities = present_probabilities(inputs[0], dilated)
-    graph = pixel_graph(probabilities, *inputs[1:], SIZE, stride=8, **lambdas)
-    distance = point_distance(graph[0], torch.tensor(CENTRES), 3, stride=8)
-    nearest = F.interpolate(distance[None], size=SIZE, mode="bilinear", align_corners=False)[0].argmin(dim=0)
+    probabilities = present_probabilities(inputs[0], dilated).probabilities
+    graph = pixel_graph(probabilities, *inputs[1:], stride=8, **lambdas)
+    distance = point_distance(graph, F.pad(torch.tensor(CENTRES), (1, 0)), 3, stride=8)
+    nearest = F.interpolate(distance, size=SIZE, mode="bilinear", align_corners=False)[:, 0].argmin(dim=0)
     is_thing = dense_probabilities(inputs[0], dilated)[0].argmax(dim=0) < THINGS
     for phase in (1, 2):
         result = run([CENTRES], [[1, 1, 2]], inputs=inputs, phase=phase, iterations=0, **lambdas)
@@ -226,35 +226,21 @@ def test_probabilities_of_present_classes(size):
     logits = random_inputs(size, batch=3)[0]
     points = [[(0, 3, 4), (1, 5, 5)], [], [(0, 0, 0)]]
     dilated = dilate_points(point_map(points, [[2, 0], [], [1]], size, with_stuff=False), CLASSES, 3)
-    probabilities = present_probabilities(logits, dilated)
-    dense = dense_probabilities(logits, dilated)
-    for i, present in enumerate([[0, 2], [], [1]]):
-        torch.testing.assert_close(probabilities[i], dense[i, present], rtol=0.0, atol=2e-6)
+    present = present_probabilities(logits, dilated)
+    assert present.classes.T.tolist() == [[0, 2], [255, 255], [1, 255]]
+    dense = F.pad(dense_probabilities(logits, dilated), (0, 0, 0, 0, 0, 256 - CLASSES))  # nothing is of class 255
+    for i, kinds in enumerate(present.classes.T):
+        torch.testing.assert_close(present.probabilities[:, i], dense[i, kinds], rtol=0.0, atol=2e-6)
+    kind, best = best_classes(present)
+    torch.testing.assert_close(best, dense.amax(dim=1), rtol=0.0, atol=2e-6)
+    assert torch.equal(kind, dense.argmax(dim=1))
 
 
-def test_coarse_graph_is_sampled_bilinearly():
-    logits, boundary, embedding = random_inputs((40, 64), batch=2)
-    dilated = dilate_points(point_map([[(0, 3, 4)], []], [[2], []], (40, 64)), CLASSES, 3)
-    lambdas = {"lambda_probability": 1.0, "lambda_boundary": 0.5, "lambda_feature": 0.25}
-    probabilities = present_probabilities(logits, dilated)
-    graph = pixel_graph(probabilities, boundary, embedding, (40, 64), stride=8, **lambdas)
-    assert graph.shape == (2, 5, 8, 8)
-    maps = dense_probabilities(logits, dilated), boundary[:, None], embedding
-    q, s, m = (F.interpolate(v, size=(5, 8), mode="bilinear", align_corners=False) for v in maps)
-    s = s[:, 0].sigmoid()
-    for k, (dy, dx) in {4: (0, 1), 6: (1, 0)}.items():
-        here, there = (..., slice(0, 5 - dy), slice(0, 8 - dx)), (..., slice(dy, 5), slice(dx, 8))
-        expected = (q[here] - q[there]).abs().sum(1) + 0.5 * torch.maximum(s[here], s[there])
-        expected += 0.25 * (1 - (m[here] * m[there]).sum(1)).clamp(min=0)
-        torch.testing.assert_close(graph[:, : 5 - dy, : 8 - dx, k], expected, rtol=1e-5, atol=1e-5)
-
-
-def test_likelihood_is_the_class_or_any_stuff():
-    probability = torch.tensor([0.1, 0.2, 0.3, 0.05]).view(4, 1, 1).expand(4, 2, 3)
-    present, classes = torch.tensor([0, 2, 3, 4]), torch.tensor([2, 0, 1, 2])
-    likelihood = class_likelihood(probability, present, classes, THINGS)
-    torch.testing.assert_close(likelihood[:, 1, 2], torch.tensor([0.55, 0.45, 0.35, 0.55]))
-    assert likelihood.shape == (4, 2, 3)
+def test_likely_are_the_class_and_any_stuff():
+    present = torch.tensor([[0, 2, 3, 4], [1, 4, 255, 255]]).T  # (k, B)
+    counts = likely_classes(torch.tensor([[2, 1], [0, 2]]), present, THINGS)  # (m, B) instances
+    # A slot without a class counts as stuff: its probability is 0.
+    assert counts.tolist() == [[[0, 1, 1, 1], [1, 0, 1, 1]], [[1, 1, 1, 1], [0, 1, 1, 1]]]
 
 
 def test_square_around_a_point_has_its_class_whatever_the_network_says():

@@ -209,6 +209,64 @@ def test_tree_loss_gradient_flows_through_both_sides():
     assert torch.autograd.gradcheck(lambda z: tree_loss_sum(z, tree, similarity), (logits,))
 
 
+def _present_classes() -> torch.Tensor:
+    """Three images of five classes: three present, one, none."""
+    present = torch.zeros(3, 5, dtype=torch.bool)
+    present[0, [0, 2, 3]], present[1, 4] = True, True
+    return present
+
+
+def test_tree_loss_filters_the_sum_of_the_absent_classes():
+    logits, present = _random(2, 3, 5, 6, 7).requires_grad_(), _present_classes()
+    tree, similarity = color_tree(0.1 * _random(3, 3, 6, 7, seed=1))
+    probability = logits.softmax(2)
+    # Each class by itself, where it is present; absent ones make the last channel.
+    channels = torch.cat([probability * present[..., None, None], probability.new_zeros(2, 3, 1, 6, 7)], dim=2)
+    absent = [sum(probability[:, b, c] for c in range(5) if not present[b, c]) for b in range(3)]
+    channels = channels + torch.nn.functional.pad(torch.stack(absent, 1)[:, :, None], (0, 0, 0, 0, 5, 0))
+    expected = torch.stack([(layer - tree_filter(layer, tree, similarity)).abs().sum() for layer in channels])
+    losses = tree_loss_sum(logits, tree, similarity, present=present)
+    torch.testing.assert_close(losses, expected)
+    weights = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    found, wanted = (torch.autograd.grad((loss * weights).sum(), logits)[0] for loss in (losses, expected))
+    torch.testing.assert_close(found, wanted)
+    assert found[:, :2].abs().amin() > 0  # of the absent classes too
+
+    published = tree_loss_sum(logits, tree, similarity)
+    own = (probability.transpose(0, 1) * ~present[:, None, :, None, None]).flatten(1, 2)
+    own = (own - tree_filter(own, tree, similarity)).abs().unflatten(1, (2, 5)).sum((0, 2, 3, 4))
+    assert (losses < published).all() and (losses > published - own).all()
+
+
+def test_tree_loss_is_the_published_one_where_at_most_one_class_is_absent():
+    logits, present = _random(2, 2, 3, 6, 7), torch.tensor([[True, False, True], [True, True, True]])
+    tree, similarity = color_tree(0.1 * _random(2, 3, 6, 7, seed=1))
+    losses = tree_loss_sum(logits, tree, similarity, present=present)
+    torch.testing.assert_close(losses, tree_loss_sum(logits, tree, similarity))
+
+
+def test_absent_classes_cost_no_filter(monkeypatch):
+    filtered = []
+    module = tree_loss_sum.__globals__
+    original = module["tree_filter"]
+    monkeypatch.setitem(module, "tree_filter", lambda values, *a: filtered.append(values.shape) or original(values, *a))
+    tree_loss_sum(_random(2, 3, 5, 6, 7), *color_tree(_random(3, 3, 6, 7)), present=_present_classes())
+    assert filtered == [(3, 2 * (3 + 1), 6, 7)]
+
+
+def test_colour_losses_are_taken_in_full_precision():
+    logits, images = _random(1, 1, 3, 6, 7).bfloat16(), 0.1 * _random(1, 3, 6, 7, seed=1).float()
+    present = torch.tensor([[True, False, False]])
+    tree, similarity = color_tree(images)
+    affinity = color_affinity(images)
+    for loss in (
+        lambda z: color_prior_loss(z, affinity),
+        lambda z: tree_loss_sum(z, tree, similarity),
+        lambda z: tree_loss_sum(z, tree, similarity, present=present),
+    ):
+        torch.testing.assert_close(loss(logits), loss(logits.float()), rtol=0, atol=0)
+
+
 def test_tree_loss_of_one_pixel_is_zero():
     logits = _random(2, 1, 3, 1, 1).requires_grad_()
     losses = tree_loss_sum(logits, *color_tree(torch.zeros(1, 3, 1, 1)))
@@ -235,4 +293,6 @@ def test_padding_changes_nothing():
         trees += tree_loss_sum(alone, *color_tree(images[crop]))
         colors += color_prior_loss(alone, color_affinity(lab[crop])) / 2
     torch.testing.assert_close(tree_loss_sum(logits, *color_tree(images, valid), valid), trees)
+    present = torch.tensor([[True, True, False]] * 2)
+    torch.testing.assert_close(tree_loss_sum(logits, *color_tree(images, valid), valid, present=present), trees)
     torch.testing.assert_close(color_prior_loss(logits, color_affinity(lab, valid)), colors)

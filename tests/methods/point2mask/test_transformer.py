@@ -175,6 +175,31 @@ def test_dropout_acts_in_training_alone():
     torch.testing.assert_close(decoder(memory, **no_padding(1)).states, decoder(memory, **no_padding(1)).states)
 
 
+def test_the_feed_forward_layer_drops_after_its_relu_and_keeps_one_hidden_tensor():
+    torch.manual_seed(0)
+    layer = DeformableEncoder(num_layers=1, dropout=0.3, **SMALL).layers[0].ffn
+    x = torch.randn(2, 9, 16, requires_grad=True)
+    kept = []
+    torch.manual_seed(1)
+    with torch.autograd.graph.saved_tensors_hooks(lambda y: kept.append(y) or y, lambda y: y):
+        found = layer(x)
+    torch.manual_seed(1)
+    hidden = nn.functional.dropout(layer.expand(x).relu(), 0.3)
+    expected = x + nn.functional.dropout(layer.reduce(hidden), 0.3)
+    torch.testing.assert_close(found, expected)
+    cotangent, leaves = torch.randn_like(found), [x, *layer.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(found, leaves, cotangent), torch.autograd.grad(expected, leaves, cotangent)
+    )
+    assert len({y.untyped_storage().data_ptr() for y in kept if y.numel() == 2 * 9 * 32}) == 1
+
+
+def test_all_dropped_gives_a_gradient_of_zero():
+    layer = DeformableEncoder(num_layers=1, dropout=1.0, **SMALL).layers[0].ffn
+    layer(torch.randn(1, 3, 16)).sum().backward()
+    assert not layer.expand.weight.grad.any()
+
+
 def test_start_of_the_branches():
     decoder = location_decoder()
     for branch in decoder.class_branches:

@@ -114,3 +114,43 @@ def test_many_pixels_are_labelled_in_order():
 def test_no_instance_and_one():
     assert transport_labels(torch.zeros(0, 5), torch.zeros(0), torch.ones(5)).tolist() == [-1] * 5
     assert transport_labels(torch.rand(1, 5), torch.zeros(1), torch.ones(5)).tolist() == [0] * 5
+
+
+def stacked(names):
+    """The problems of CASES side by side, in 6 slots and 900 pixels: cost, supply, demand, taking_part, inside. What
+    fills a slot or stands outside would change everything if it counted."""
+    slots, pixels = 6, 900
+    cost, supply = torch.full((slots, len(names), pixels), -3.0), torch.full((slots, len(names)), 1000)
+    taking_part, inside = torch.zeros(slots, len(names)).bool(), torch.zeros(len(names), pixels).bool()
+    demand = torch.ones(len(names), pixels)
+    for b, name in enumerate(names):
+        own_cost, own_supply, own_demand = CASES[name]()
+        n, p = own_cost.shape
+        rows = torch.arange(n) + (slots - n) // 2
+        cost[rows, b, :p], supply[rows, b], demand[b, :p] = own_cost, own_supply, own_demand
+        taking_part[rows, b], inside[b, :p] = True, True
+    return (cost, supply, demand), {"taking_part": taking_part, "inside": inside}
+
+
+@pytest.mark.parametrize("epsilon, iterations", [(1e-3, 80), (2e-3, 45), (1e-3, 1)])
+def test_images_of_a_batch_are_problems_of_their_own(epsilon, iterations):
+    names = [name for name in CASES if name != "equal maps"]
+    problem, masks = stacked(names)
+    options = {"epsilon": epsilon, "iterations": iterations}
+    potentials = sinkhorn_potentials(*problem, **masks, **options)
+    labels = transport_labels(*problem, **masks, **options)
+    for b, name in enumerate(names):
+        is_real = masks["taking_part"][:, b]
+        alone = CASES[name]()
+        expected = sinkhorn_potentials(*alone, **options)
+        torch.testing.assert_close(potentials[is_real, b], expected, rtol=0.0, atol=1e-11)
+        assert bool((potentials[~is_real, b] == -torch.inf).all())
+        rank = is_real.nonzero()[:, 0]
+        assert torch.equal(labels[b, :768], rank[transport_labels(*alone, **options)]), name
+
+
+def test_image_without_an_instance_leaves_the_others_alone():
+    problem, masks = stacked(["cells", "two"])
+    masks["taking_part"][:, 0] = False
+    labels = transport_labels(*problem, **masks)
+    assert torch.equal(labels[1, :768], transport_labels(*CASES["two"]()) + 2)

@@ -85,6 +85,7 @@ def network_arguments(cfg: CN) -> dict:
         "stuff_layers": node.STUFF_LAYERS,
         "semantic_layers": node.SEMANTIC_LAYERS,
         "embed_dim": node.EMBED_DIM,
+        "gradient_checkpointing": node.GRADIENT_CHECKPOINTING,
     }
 
 

@@ -112,7 +112,7 @@ class Criterion(nn.Module):
         )
         losses = self._semantic(*outputs.semantic, target, dilated.present, counts)
         if targets is not None:
-            losses |= self._colors(outputs.semantic[0], images, valid, counts)
+            losses |= self._colors(outputs.semantic[0], dilated.present, images, valid, counts)
         losses |= self._location(outputs, classes, pseudo, images, counts)
         losses |= self._masks(outputs, pseudo, images, stuff_present, counts)
         if targets is not None and outputs.embedding is not None and outputs.boundary is not None:
@@ -133,13 +133,14 @@ class Criterion(nn.Module):
         return _by_layer("loss_sem_cls", 2 * existence) | _by_layer("loss_sem_mask", cross_entropy)
 
     def _colors(
-        self, logits: Tensor, images: ImageList, valid: Tensor | None, counts: dict[str, Tensor]
+        self, logits: Tensor, present: Tensor, images: ImageList, valid: Tensor | None, counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         small = F.interpolate(images.tensor, logits.shape[-2:], mode="bilinear", align_corners=False)
         rgb = denormalize(small, self.pixel_mean, self.pixel_std) / 255
         lab = rgb_to_lab(rgb.flip(1) if self.channel_order == "BGR" else rgb)
         color = color_prior_loss(logits, color_affinity(lab, valid, official=self.official))
-        tree = tree_loss_sum(logits, *color_tree(small, valid), valid) / counts["unlabelled"]
+        named = None if self.official else present
+        tree = tree_loss_sum(logits, *color_tree(small, valid), valid, present=named) / counts["unlabelled"]
         return _by_layer("loss_sem_color", self.weights.color * color) | _by_layer(
             "loss_tree_color", self.weights.tree * tree
         )

@@ -70,30 +70,40 @@ def boundary_loss(
     `official` restores the release (card faults q, r): padding is image, what lies beyond it is nobody, class 0 and no
     boundary, and different thing classes are a boundary even inside one instance.
     """
-    instances = torch.stack(list(instance_maps))
     size = (semantic.shape[-2], semantic.shape[-1])
+    # Small integers: most of the time goes into comparing them.
+    instances, classes = torch.stack(list(instance_maps)).int(), semantic.int()
     logits = boundary_logits[:, None].float()
     boundary = F.interpolate(logits, size, mode="bilinear", align_corners=False)[:, 0].sigmoid()
     inside = None if official else pixels_inside(image_sizes, size, size, device=semantic.device)
 
-    # The stronger boundary of a pair decides, and both losses are monotone: they are taken per pixel, before the pairs.
+    # The stronger boundary of a pair decides, so a pair's loss is that of its stronger pixel, as often as it is one.
     affinity = 1 - boundary
     together, apart = -(affinity + 1e-5).log(), -(1 + 1e-5 - affinity).log()
-    sums = counts = logits.new_zeros(3, len(logits))
-    for offset in _HALF_NEIGHBOURS:
-        kinds = _pair_kinds(instances, semantic, inside, offset, num_things)
-        alike, unlike = torch.maximum(*_pair(together, offset)), torch.minimum(*_pair(apart, offset))
-        # A pair is met from both its ends.
-        sums = sums + 2 * torch.stack(
-            [torch.where(kind, loss, 0).sum((1, 2)) for kind, loss in zip(kinds, (alike, alike, unlike))]
-        )
-        counts = counts + 2 * kinds.sum((2, 3)).float()
+    decided = _pairs_decided(boundary.detach(), instances, classes, inside, num_things)
+    # A pair is met from both its ends.
+    thing, stuff, different = 2 * decided
     if official:
-        beyond = _pairs_beyond(instances, semantic)
-        sums = torch.cat([sums[:2], sums[2:] + (beyond * apart).sum((1, 2))])
-        counts = torch.cat([counts[:2], counts[2:] + beyond.sum((1, 2))])
-    thing, stuff, different = sums / (counts + 1e-5)
-    return ((0.5 * thing + 0.5 * stuff + different) / 2).mean()
+        different = different + _pairs_beyond(instances, classes)
+    thing, stuff, different = (pairs / (pairs.sum((1, 2), keepdim=True) + 1e-5) for pairs in (thing, stuff, different))
+    return ((0.5 * (thing + stuff) * together + different * apart).sum((1, 2)) / 2).mean()
+
+
+def _pairs_decided(
+    boundary: Tensor, instances: Tensor, classes: Tensor, inside: Tensor | None, num_things: int
+) -> Tensor:
+    """(3, B, H, W) float: in how many pairs of neighbours each pixel has the stronger boundary, for pairs in one thing,
+    in stuff of one class, and in different segments."""
+    decided = torch.zeros(3, *boundary.shape, dtype=torch.uint8, device=boundary.device)
+    for offset in _HALF_NEIGHBOURS:
+        kinds = _pair_kinds(instances, classes, inside, offset, num_things)
+        here, there = _pair(boundary, offset)
+        is_here = here >= there
+        for count, kind in zip(decided, kinds):
+            count_here, count_there = _pair(count, offset)
+            count_here += kind & is_here
+            count_there += kind & ~is_here
+    return decided.float()
 
 
 def _range(start: int, count: int, like: Tensor) -> Tensor:
@@ -129,18 +139,22 @@ def _cell_loss(embedding: Tensor, members: Tensor, queries: Tensor, temperature:
 
 
 def _pair_kinds(
-    instances: Tensor, semantic: Tensor, inside: Tensor | None, offset: tuple[int, int], num_things: int
-) -> Tensor:
-    """(3, B, h, w) bool of the pairs at one offset: in one thing, in stuff of one class, in different segments."""
+    instances: Tensor, classes: Tensor, inside: Tensor | None, offset: tuple[int, int], num_things: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, h, w) bool of the pairs at one offset: in one thing, in stuff of one class, in different segments."""
     instance_i, instance_j = _pair(instances, offset)
-    class_i, class_j = _pair(semantic, offset)
-    thing = (instance_i == instance_j) & (instance_i >= 0)
-    stuff = (class_i == class_j) & (class_i >= num_things) & (class_i != NO_CLASS)
-    classes_differ = (class_i != class_j) & (class_i != NO_CLASS) & (class_j != NO_CLASS)
-    if inside is not None:
-        classes_differ &= (class_i >= num_things) | (class_j >= num_things)
-    kinds = torch.stack([thing, stuff, (instance_i != instance_j) | classes_differ])
-    return kinds if inside is None else kinds & torch.logical_and(*_pair(inside, offset))
+    class_i, class_j = _pair(classes, offset)
+    is_known_i, is_known_j = _pair(classes != NO_CLASS, offset)
+    is_stuff_i, is_stuff_j = _pair(classes >= num_things, offset)
+    same_instance, same_class = instance_i == instance_j, class_i == class_j
+    thing = same_instance & _pair(instances >= 0, offset)[0]
+    stuff = same_class & is_stuff_i & is_known_i
+    classes_differ = ~same_class & is_known_i & is_known_j
+    if inside is None:
+        return thing, stuff, ~same_instance | classes_differ
+    both = torch.logical_and(*_pair(inside, offset))
+    classes_differ &= is_stuff_i | is_stuff_j
+    return thing & both, stuff & both, (~same_instance | classes_differ) & both
 
 
 def _pair(maps: Tensor, offset: tuple[int, int]) -> tuple[Tensor, Tensor]:

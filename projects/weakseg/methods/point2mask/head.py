@@ -14,6 +14,7 @@ from weakseg.inference.views import View
 from weakseg.labels import LabelKind
 from weakseg.methods.point2mask.config import criterion_arguments, network_arguments, transport_arguments
 from weakseg.methods.point2mask.criterion import Criterion, Outputs
+from weakseg.methods.point2mask.edges import PrepareEdges, pad_edges
 from weakseg.methods.point2mask.merge import RawPrediction, image_result, top_pairs
 from weakseg.methods.point2mask.network import Encoded, Point2MaskNetwork
 from weakseg.methods.point2mask.pseudo_labels import PseudoLabels, make_pseudo_labels, pseudo_panoptic
@@ -45,6 +46,8 @@ class Point2MaskHead(WeakHead):
         point_dilation: int = 17,
         transport_warmup: int = 12000,
         transport: dict | None = None,
+        low_level_edges: bool = False,
+        prepare: PrepareEdges | None = None,
         backbone_multiplier: float = 0.1,
         topk: int = 100,
         quality_thresholds: tuple[float, float] = (0.25, 0.25),
@@ -53,8 +56,8 @@ class Point2MaskHead(WeakHead):
         official: bool = False,
     ):
         """from_masks: learn from true masks instead of points; transport_warmup: iterations of phase 1; transport:
-        keyword arguments of `make_pseudo_labels` (stride, epsilon, iterations, lambda_...); thresholds: for (things,
-        stuff)."""
+        keyword arguments of `make_pseudo_labels` (stride, epsilon, iterations, lambda_...); low_level_edges: the graph
+        uses the evidence "edges", which `prepare` makes or the loader reads; thresholds: for (things, stuff)."""
         super().__init__()
         if point_dilation % 2 == 0:
             raise ValueError(
@@ -66,6 +69,7 @@ class Point2MaskHead(WeakHead):
         self.from_masks = from_masks
         self.point_dilation = point_dilation
         self.transport_warmup, self.transport = transport_warmup, dict(transport or {})
+        self.low_level_edges, self.prepare = low_level_edges, prepare
         self.backbone_multiplier = backbone_multiplier
         self.topk = topk
         self.quality_thresholds, self.overlap_thresholds = quality_thresholds, overlap_thresholds
@@ -97,6 +101,8 @@ class Point2MaskHead(WeakHead):
             "point_dilation": node.POINT_DILATION,
             "transport_warmup": node.OT.WARMUP_ITERS,
             "transport": transport_arguments(cfg),
+            "low_level_edges": node.GRAPH.LOW_LEVEL_EDGES,
+            "prepare": _prepare(cfg),
             "backbone_multiplier": cfg.SOLVER.BACKBONE_MULTIPLIER,
             "topk": node.TEST.TOPK,
             "quality_thresholds": (node.TEST.QUALITY_THRESH_THING, node.TEST.QUALITY_THRESH_STUFF),
@@ -214,6 +220,7 @@ class Point2MaskHead(WeakHead):
             images.image_sizes,
             num_things=self.num_things,
             phase=phase,
+            edges=pad_edges(batch, _size(images), images.tensor.device) if self.low_level_edges else None,
             official=self.official,
             **self.transport,
         )
@@ -269,6 +276,13 @@ class Point2MaskHead(WeakHead):
             {"params": fast, "lr_mult": 1.0, "decay_mult": 1.0},
             {"params": slow, "lr_mult": self.backbone_multiplier, "decay_mult": 1.0},
         ]
+
+
+def _prepare(cfg) -> PrepareEdges | None:
+    graph, official = cfg.MODEL.POINT2MASK.GRAPH, cfg.MODEL.POINT2MASK.OFFICIAL_COMPAT
+    if not (graph.LOW_LEVEL_EDGES and graph.EDGE_MODEL):
+        return None
+    return PrepareEdges(graph.EDGE_MODEL, channel_order=cfg.INPUT.FORMAT, official=official)
 
 
 def _size(images: ImageList) -> tuple[int, int]:

@@ -8,8 +8,9 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from weakseg.methods.point2mask.transformer import existence_prior
+from weakseg.methods.point2mask.transformer import existence_prior, run_layer
 
 NUM_MASK_LEVELS = 3
 """Masks are read from the levels of stride 8, 16 and 32."""
@@ -19,8 +20,18 @@ class MaskDecoder(nn.Module):
     """Layers of mask attention. There is no position on the memory, and no sigmoid on the masks: they are >= 0, without
     an upper bound, and 0.5 is the level at which a pixel is decided."""
 
-    def __init__(self, *, num_layers: int, dim: int, ffn_dim: int, num_heads: int, self_attention: bool = False):
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        dim: int,
+        ffn_dim: int,
+        num_heads: int,
+        self_attention: bool = False,
+        gradient_checkpointing: bool = False,
+    ):
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         layer = MaskDecoderLayer(dim, ffn_dim=ffn_dim, num_heads=num_heads, self_attention=self_attention)
         self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
 
@@ -44,7 +55,15 @@ class MaskDecoder(nn.Module):
             if query_position is not None:
                 # Added in every layer: the sum, not the content alone, is what the residual connections carry.
                 query = query + query_position
-            query, mask = layer(query, memory, padding=padding, sizes=sizes, with_mask=with_mask)
+            query, mask = run_layer(
+                layer,
+                query,
+                memory,
+                checkpointing=self.gradient_checkpointing,
+                padding=padding,
+                sizes=sizes,
+                with_mask=with_mask,
+            )
             if with_mask:
                 queries.append(query)
                 masks.append(mask)
@@ -54,11 +73,25 @@ class MaskDecoder(nn.Module):
 class ClassMaskDecoder(nn.Module):
     """A mask decoder with one learned query per class, which also says whether the class is there."""
 
-    def __init__(self, num_classes: int, *, num_layers: int, dim: int, ffn_dim: int, num_heads: int):
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        num_layers: int,
+        dim: int,
+        ffn_dim: int,
+        num_heads: int,
+        gradient_checkpointing: bool = False,
+    ):
         super().__init__()
         self.queries = nn.Embedding(num_classes, 2 * dim)
         self.decoder = MaskDecoder(
-            num_layers=num_layers, dim=dim, ffn_dim=ffn_dim, num_heads=num_heads, self_attention=True
+            num_layers=num_layers,
+            dim=dim,
+            ffn_dim=ffn_dim,
+            num_heads=num_heads,
+            self_attention=True,
+            gradient_checkpointing=gradient_checkpointing,
         )
         existence = nn.Linear(dim, 1)
         self.existence_branches = nn.ModuleList(copy.deepcopy(existence) for _ in range(num_layers))
@@ -138,30 +171,38 @@ class MaskAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """query (B, N, D), memory (B, S3, D), padding (B, S3) bool. Returns the attended memory (B, N, D) and the mask
         (B, N, h0, w0) or None. An image that is padding everywhere gives an attended memory of 0 before `out_proj`."""
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        q, k, v = (self._heads(F.linear(x, w, b)) for x, w, b in zip((query, memory, memory), weights, biases))
-        logits = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (B, heads, N, S3)
-        padded = padding[:, None, None]
-        # The lowest finite number instead of -inf: softmax of a row of padding alone, and its gradient, stay defined.
-        attention = logits.masked_fill(padded, torch.finfo(logits.dtype).min).softmax(-1).masked_fill(padded, 0.0)
-        attended = self.out_proj((attention @ v).transpose(1, 2).flatten(2))
-        return attended, self._masks(logits.masked_fill(padded, 0.0), padding, sizes) if with_mask else None
+        dim, inside = query.shape[-1], ~padding[:, : sizes[0][0] * sizes[0][1]]
+        q = F.linear(query, self.in_proj_weight[:dim], self.in_proj_bias[:dim]) / math.sqrt(dim // self.num_heads)
+        # Keys of 0 make the logits of padding 0; values of 0 leave nothing to an image that is padding everywhere.
+        kv = F.linear(memory, self.in_proj_weight[dim:], self.in_proj_bias[dim:])
+        q, k, v = (self._heads(x) for x in (q, *kv.masked_fill_(padding[..., None], 0.0).chunk(2, dim=-1)))
+        # Where all is padding, all of it may be looked at: kernels differ in what a softmax over nothing is.
+        seen = ~padding | padding.all(1, keepdim=True)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None], scale=1.0)
+        attended = self.out_proj(attended.transpose(1, 2).flatten(2))
+        if not with_mask:
+            return attended, None
+        if not torch.is_grad_enabled():
+            return attended, self._masks(q, k, inside, sizes)
+        # The logits, one per head, query and token, and what follows from them are made anew in the backward pass.
+        return attended, checkpoint(self._masks, q, k, inside, sizes, use_reentrant=False, preserve_rng_state=False)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, N, D) to (B, heads, N, D / heads)."""
         return x.view(*x.shape[:2], self.num_heads, x.shape[2] // self.num_heads).transpose(1, 2)
 
-    def _masks(self, logits: Tensor, padding: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-        """Masks (B, N, h0, w0) from attention logits (B, heads, N, S3)."""
-        batch, _, queries, _ = logits.shape
-        lengths = [h * w for h, w in sizes]
-        mixes = self.all_levels_conv.weight.view(NUM_MASK_LEVELS, self.num_heads)
+    def _masks(self, q: Tensor, k: Tensor, inside: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+        """Masks (B, N, h0, w0) from q (B, heads, N, d) and k (B, heads, S3, d); inside (B, h0 * w0) bool."""
+        batch, _, queries, _ = q.shape
+        mixes = self.all_levels_conv.weight.view(NUM_MASK_LEVELS, 1, self.num_heads)
         total: Tensor = self.all_levels_conv.get_parameter("bias")
-        for size, part, conv, mix in zip(sizes, logits.split(lengths, dim=-1), self.level_convs, mixes):
+        keys = k.split([h * w for h, w in sizes], dim=2)
+        for size, part, conv, mix in zip(sizes, keys, self.level_convs, mixes):
             # "Resize, concatenate, convolve to one channel" is linear: convolving first leaves one map to resize.
+            # Matrix products on (B, heads, N * h * w), each in the order in memory: an einsum would copy.
             weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
-            heads = torch.einsum("oh,bhqs->boqs", weight.flatten(1), part) + bias[:, None, None]
-            mask = torch.einsum("h,bhqs->bqs", mix, heads.relu()).reshape(batch * queries, 1, *size)
+            logits = (q @ part.transpose(-2, -1)).flatten(2)
+            heads = torch.baddbmm(bias[:, None], weight.flatten(1).expand(batch, -1, -1), logits).relu()
+            mask = (mix @ heads).view(batch * queries, 1, *size)
             total = total + F.interpolate(mask, size=sizes[0], mode="bilinear", align_corners=False)
-        inside = ~padding[:, : lengths[0]].view(batch, 1, *sizes[0])
-        return total.relu().view(batch, queries, *sizes[0]) * inside
+        return total.relu().view(batch, queries, *sizes[0]) * inside.view(batch, 1, *sizes[0])

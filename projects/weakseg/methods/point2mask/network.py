@@ -40,7 +40,8 @@ class Encoded:
         """What the mask decoders read: memory, padding and sizes of the first three levels."""
         tokens = self.num_mask_tokens
         return {
-            "memory": self.memory[:, :tokens],
+            # In one piece: each projection would make, and keep, a copy of its own.
+            "memory": self.memory[:, :tokens].contiguous(),
             "padding": self.padding[:, :tokens],
             "sizes": self.sizes[:NUM_MASK_LEVELS],
         }
@@ -67,25 +68,33 @@ class Point2MaskNetwork(nn.Module):
         stuff_layers: int = 6,
         semantic_layers: int = 6,
         embed_dim: int = 128,
+        gradient_checkpointing: bool = False,
     ):
+        """gradient_checkpointing: run the layers of encoder and decoders again in the backward pass instead of keeping
+        what they computed."""
         super().__init__()
         num_classes = num_things + num_stuff
-        sizes: dict = {"dim": hidden_dim, "ffn_dim": ffn_dim, "num_heads": num_heads}
+        common: dict = {
+            "dim": hidden_dim,
+            "ffn_dim": ffn_dim,
+            "num_heads": num_heads,
+            "gradient_checkpointing": gradient_checkpointing,
+        }
         self.neck = Neck(in_channels, hidden_dim)
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, hidden_dim))
-        self.encoder = DeformableEncoder(num_layers=enc_layers, num_points=num_points, dropout=dropout, **sizes)
+        self.encoder = DeformableEncoder(num_layers=enc_layers, num_points=num_points, dropout=dropout, **common)
         self.location_decoder = LocationDecoder(
             num_things=num_things,
             num_queries=num_queries,
             num_layers=dec_layers,
             num_points=num_points,
             dropout=dropout,
-            **sizes,
+            **common,
         )
-        self.thing_decoder = MaskDecoder(num_layers=thing_layers, **sizes)
-        self.stuff_decoder = ClassMaskDecoder(num_stuff, num_layers=stuff_layers, **sizes)
+        self.thing_decoder = MaskDecoder(num_layers=thing_layers, **common)
+        self.stuff_decoder = ClassMaskDecoder(num_stuff, num_layers=stuff_layers, **common)
         self.stuff_decoder.start_from_prior()
-        self.semantic_decoder = ClassMaskDecoder(num_classes, num_layers=semantic_layers, **sizes)
+        self.semantic_decoder = ClassMaskDecoder(num_classes, num_layers=semantic_layers, **common)
         self.semantic_scale = nn.Conv2d(num_classes, num_classes, 1, groups=num_classes)
         nn.init.ones_(self.semantic_scale.weight)
         nn.init.zeros_(self.semantic_scale.get_parameter("bias"))

@@ -7,6 +7,7 @@ demand of each pixel -> transport -> masks and boxes. Nothing here has a gradien
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,23 +15,24 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from weakseg.labels import NO_CLASS
-from weakseg.methods.point2mask.graph import edge_costs
-from weakseg.methods.point2mask.semantic_losses import DilatedPoints
+from weakseg.methods.point2mask.graph import centre_distance, pixel_graph, point_distance, resize
+from weakseg.methods.point2mask.semantic_losses import DilatedPoints, pixels_inside
 from weakseg.methods.point2mask.supply import (
     NOBODY,
-    cells_of,
+    batch_points,
     centre_cells,
-    centre_distance,
+    farthest_distance,
     grown_masks,
     mask_supply,
     nearest_supply,
     profiles,
+    slots_taking_part,
 )
-from weakseg.methods.point2mask.transport import transport_labels
-from weakseg.refine.graph_distance import graph_distance
+from weakseg.methods.point2mask.transport import transport_labels, values_at_once
 
-_STRIP_ROWS = 32  # rows of full-resolution class scores that exist at a time
-_ABSENT_DISTANCE = 10.0  # published cost of an instance without a labelled pixel
+# Values (instances x pixels) up to which images are labelled together, elsewhere and on a CPU: there nothing is won by
+# it, and memory blocks of more than 32 MB are handed back and cleared anew each time.
+_MAP_VALUES = (2**29, 2**23)
 
 
 @dataclass
@@ -46,6 +48,14 @@ class PseudoLabels:
     semantic: Tensor
 
 
+class PresentClasses(NamedTuple):
+    """The classes that a batch's images are labelled with, in k slots an image: probabilities (k, B, H, W), classes
+    (k, B) int64. A slot that is left over has probability 0 and class 255."""
+
+    probabilities: Tensor
+    classes: Tensor
+
+
 @torch.no_grad()
 def make_pseudo_labels(
     semantic_logits: Tensor,
@@ -58,6 +68,7 @@ def make_pseudo_labels(
     *,
     num_things: int,
     phase: int,
+    edges: Tensor | None = None,
     stride: int = 16,
     epsilon: float = 1e-3,
     iterations: int = 80,
@@ -71,7 +82,8 @@ def make_pseudo_labels(
     semantic_logits (B, C, h0, w0), scaled class logits Z; dilated: the present (image, class) pairs and their squares
     (K, H, W); boundary_logits (B, h0, w0); embedding (B, E, h0, w0). Per image: classes (n,) of the thing instances,
     points (P, 3) int64 rows (instance, y, x) in pixels of the batch image, image_sizes (h, w) without padding. phase 1
-    takes the supply from the nearest instance, 2 from masks grown around centroids. stride: side of a cell in pixels.
+    takes the supply from the nearest instance, 2 from masks grown around centroids. edges (B, H, W) in [0, 1]: a map
+    of low-level edges to add to the boundaries. stride: side of a cell in pixels.
 
     An instance without a labelled pixel gets no pixel (faults e, i), nothing is dealt outside the image (r), centroids
     may lie in the last strip (f) and are checked with every labelled pixel (g, h). official=True: the published
@@ -83,33 +95,92 @@ def make_pseudo_labels(
         "lambda_boundary": lambda_boundary,
         "lambda_feature": lambda_feature,
     }
-    options: dict = {"stride": stride, "epsilon": epsilon, "iterations": iterations, "official": official}
+    options: dict = {"num_things": num_things, "phase": phase, "official": official, "stride": stride}
+    options |= {"lambdas": lambdas, "transport": {"epsilon": epsilon, "iterations": iterations}}
+    values = max(max((len(labels) for labels in classes), default=0), 1) * size[0] * size[1]
+    step = max(_MAP_VALUES[semantic_logits.device.type == "cpu"] // values, 1)
+    groups = []
     with torch.autocast(semantic_logits.device.type, enabled=False):
-        probabilities = present_probabilities(semantic_logits, dilated)
-        graph = pixel_graph(probabilities, boundary_logits, embedding, size, stride=stride, **lambdas)
-        present_classes = dilated.class_index.split([len(probability) for probability in probabilities])
-        taking_part = _taking_part(classes, points, keep_absent=official and phase == 1)
-        semantic = torch.full((len(classes), *size), NO_CLASS, dtype=torch.int64, device=semantic_logits.device)
-        instance_maps, boxes = [], []
-        for i, image_size in enumerate(image_sizes):
-            height, width = size if official else image_size
-            probability = probabilities[i][:, :height, :width]
-            best_class, best = _best_class(probability, present_classes[i])
-            semantic[i, :height, :width] = best_class.masked_fill(best < 0.5, NO_CLASS)
+        for start in range(0, len(classes), step):
+            of = slice(start, start + step)
+            groups.append(
+                _group_labels(
+                    semantic_logits[of].float(),
+                    dilated if step >= len(classes) else _points_of(dilated, of),
+                    boundary_logits[of].float(),
+                    embedding[of].float(),
+                    None if edges is None else edges[of].float(),
+                    classes[of],
+                    points[of],
+                    image_sizes[of],
+                    **options,
+                )
+            )
+    return PseudoLabels(
+        [owner for group in groups for owner in group.instance_map],
+        [boxes for group in groups for boxes in group.boxes],
+        torch.cat([group.semantic for group in groups]),
+    )
 
-            instance_map = torch.full_like(semantic[i], NOBODY)
-            kept = taking_part[i]
-            if len(kept):
-                likelihood = None
-                if phase == 2:
-                    likelihood = class_likelihood(probability, present_classes[i], classes[i][kept], num_things)
-                rank = torch.searchsorted(kept, points[i][:, :1].contiguous())
-                own_points = torch.cat([rank, points[i][:, 1:]], dim=1)
-                label = _deal(graph[i], own_points, len(kept), best_class >= num_things, likelihood, size, **options)
-                instance_map[:height, :width] = torch.where(label < 0, NOBODY, kept[label])
-            instance_maps.append(instance_map)
-            boxes.append(boxes_of(instance_map, len(classes[i]), image_size))
-    return PseudoLabels(instance_maps, boxes, semantic)
+
+def _group_labels(
+    logits: Tensor,
+    dilated: DilatedPoints,
+    boundary_logits: Tensor,
+    embedding: Tensor,
+    edges: Tensor | None,
+    classes: list[Tensor],
+    points: list[Tensor],
+    image_sizes: list[tuple[int, int]],
+    *,
+    num_things: int,
+    phase: int,
+    official: bool,
+    stride: int,
+    lambdas: dict,
+    transport: dict,
+) -> PseudoLabels:
+    """`make_pseudo_labels` of some images, all of them at once."""
+    size = (dilated.masks.shape[-2], dilated.masks.shape[-1])
+    sizes = [size] * len(classes) if official else image_sizes
+    inside = pixels_inside(sizes, size, size, device=logits.device)
+    present = present_probabilities(logits, dilated)
+    best_class, best = best_classes(present)
+    owner, instances = torch.full_like(best_class, NOBODY), max(len(labels) for labels in classes)
+    if instances:
+        graph_options: dict = {"edges": edges, "stride": stride, "official": official}
+        graph = pixel_graph(present.probabilities, boundary_logits, embedding, **graph_options, **lambdas)
+        rows = batch_points(points)
+        taking_part = slots_taking_part(rows, classes, keep_absent=official and phase == 1)
+        is_nobodys = (best_class >= num_things) | ~inside | ~taking_part.any(dim=0)[:, None, None]
+        cost = resize(point_distance(graph, rows, instances, stride=stride), size)
+        if phase == 1:
+            supply, demand = nearest_supply(cost, taking_part, inside)
+        else:
+            counts = likely_classes(pad_sequence(classes), present.classes, num_things)
+            likely = (present.probabilities, counts, taking_part, is_nobodys)
+            options = {"stride": stride, "official": official}
+            supply, demand = _grown_supply(cost, graph, rows, taking_part, likely, sizes, **options)
+        owner = transport_labels(
+            cost.flatten(2),
+            supply,
+            demand.flatten(1),
+            taking_part=taking_part,
+            inside=inside.flatten(1),
+            **transport,
+        )
+        owner = owner.view_as(best_class).masked_fill_(is_nobodys, NOBODY)
+    boxes = batch_boxes(owner, instances, image_sizes)
+    semantic = best_class.masked_fill((best < 0.5) | ~inside, NO_CLASS)
+    return PseudoLabels(list(owner), [box[: len(labels)] for box, labels in zip(boxes, classes)], semantic)
+
+
+def _points_of(dilated: DilatedPoints, images: slice) -> DilatedPoints:
+    """The dilated points of some images of the batch."""
+    counts = dilated.present.sum(dim=1).tolist()
+    pairs = slice(sum(counts[: images.start]), sum(counts[: images.stop]))
+    image = dilated.image_index[pairs] - images.start
+    return DilatedPoints(image, dilated.class_index[pairs], dilated.masks[pairs], dilated.present[images])
 
 
 def pseudo_panoptic(
@@ -129,130 +200,81 @@ def pseudo_panoptic(
     return ids.int(), segments
 
 
-def present_probabilities(semantic_logits: Tensor, dilated: DilatedPoints) -> list[Tensor]:
-    """Probabilities (k, H, W) of each image's present classes: softmax over all classes, 1 in a class's own squares.
+def present_probabilities(logits: Tensor, dilated: DilatedPoints) -> PresentClasses:
+    """Probabilities of each image's present classes: softmax over all classes, 1 in a class's own squares.
 
     The full-resolution scores of all classes, needed for the normaliser alone, exist in strips only (card 8.4).
     """
-    batch, _, small_height, _ = semantic_logits.shape
-    count, height, width = dilated.masks.shape
-    logits = semantic_logits.float()
+    batch, channels, small_height, _ = logits.shape
+    height, width = dilated.masks.shape[1:]
+    image, kind = dilated.image_index, dilated.class_index
+    number = dilated.present.sum(dim=1)
+    slots = max(int(number.max()), 1) if batch else 1
+    slot = torch.arange(len(image), device=image.device) - (number.cumsum(dim=0) - number)[image]
+
     row = ((torch.arange(height, device=logits.device) + 0.5) * (small_height / height) - 0.5).clamp(min=0)
     upper = row.long()
     lower = (upper + 1).clamp(max=small_height - 1)
-    result = logits.new_empty(count, height, width)
-    for start in range(0, height, _STRIP_ROWS):
-        rows = slice(start, start + _STRIP_ROWS)
+    result = logits.new_zeros(slots, batch, height, width)
+    step = values_at_once(logits.device) // max(batch * channels * width, 1) + 1
+    for start in range(0, height, step):
+        rows = slice(start, start + step)
         strip = torch.lerp(logits[:, :, upper[rows]], logits[:, :, lower[rows]], (row - upper)[rows, None])
         strip = F.interpolate(strip, size=(strip.shape[2], width), mode="bilinear", align_corners=False)
-        result[:, rows] = strip.softmax(dim=1)[dilated.image_index, dilated.class_index]
-    result.masked_fill_(dilated.masks, 1.0)
-    return list(result.split(torch.bincount(dilated.image_index, minlength=batch).tolist()))
+        result[slot, image, rows] = strip.softmax(dim=1)[image, kind].masked_fill_(dilated.masks[:, rows], 1.0)
+    classes = torch.full((slots, batch), NO_CLASS, dtype=torch.int64, device=image.device)
+    return PresentClasses(result, classes.index_put_((slot, image), kind))
 
 
-def pixel_graph(
-    probabilities: list[Tensor],
-    boundary_logits: Tensor,
-    embedding: Tensor,
-    size: tuple[int, int],
-    *,
-    stride: int,
-    **lambdas: float,
-) -> Tensor:
-    """Step costs (B, h, w, 8) of a graph with one cell, of `stride` pixels a side, or more; `size` (H, W) in pixels."""
-    grid = (max(size[0] // stride, 1), max(size[1] // stride, 1))
-    coarse = pad_sequence([_resize(probability, grid) for probability in probabilities], batch_first=True)
-    boundary = _resize(boundary_logits.float(), grid).sigmoid()
-    return edge_costs(coarse, boundary, _resize(embedding.float(), grid), **lambdas)
+def best_classes(present: PresentClasses) -> tuple[Tensor, Tensor]:
+    """Class (B, H, W) of the highest probability and that probability; class 0 where all are 0, as if absent classes
+    were there too (fault aj)."""
+    best, slot = present.probabilities.max(dim=0)
+    kind = present.classes.T.gather(1, slot.flatten(1)).view_as(slot)
+    return kind.masked_fill_(best == 0, 0), best
 
 
-def class_likelihood(probability: Tensor, present: Tensor, classes: Tensor, num_things: int) -> Tensor:
-    """(m, H, W): a pixel's probability of an instance's class or of any stuff; probability (k, H, W) of the `present`
-    classes (k,), classes (m,) of the instances."""
-    counts = (classes[:, None] == present) | (present >= num_things)
-    return (counts.to(probability.dtype) @ probability.flatten(1)).view(-1, *probability.shape[1:])
+def likely_classes(instance_classes: Tensor, present_classes: Tensor, num_things: int) -> Tensor:
+    """(B, m, k) float: 1 where a class of present_classes (k, B) makes a pixel likely to be of an instance: the class
+    of the instance, instance_classes (m, B), or any stuff."""
+    present = present_classes.T[:, None]
+    return ((instance_classes.T[..., None] == present) | (present >= num_things)).float()
 
 
-def _deal(
+def _grown_supply(
+    cost: Tensor,
     graph: Tensor,
     points: Tensor,
-    instances: int,
-    is_stuff: Tensor,
-    likelihood: Tensor | None,
-    size: tuple[int, int],
+    taking_part: Tensor,
+    likely: tuple[Tensor, Tensor, Tensor, Tensor],
+    sizes: list[tuple[int, int]],
     *,
     stride: int,
-    epsilon: float,
-    iterations: int,
     official: bool,
-) -> Tensor:
-    """The instance (H', W') that each pixel of one image goes to, -1 where `is_stuff` (H', W').
-
-    graph (h, w, 8) over the batch image of `size` (H, W); points (P, 3) rows (instance, y, x), instances 0..m-1;
-    likelihood (m, H', W') of the classes, None in phase 1.
-    """
-    height, width = is_stuff.shape
-    cost = _resize(point_distance(graph, points, instances, stride=stride), size)[:, :height, :width]
-    if likelihood is None:
-        supply, demand = nearest_supply(cost)
-    else:
-        owner = grown_masks(cost / (cost.max() + 1e-5), likelihood, is_stuff)
-        grid = (graph.shape[0], graph.shape[1])
-        centres = centre_cells(owner, points, instances, grid, stride=stride, official=official)
-        distance = centre_distance(graph, centres)
-        farthest = distance[:, : -(-height // stride), : -(-width // stride)].max()
-        distance = _resize(distance / (farthest + 1e-5), size)[:, :height, :width]
-        supply, demand = mask_supply(grown_masks(distance, likelihood, is_stuff), instances)
-    label = transport_labels(cost.flatten(1), supply, demand.flatten(), epsilon=epsilon, iterations=iterations)
-    return label.view(height, width).masked_fill(is_stuff, NOBODY)
-
-
-def point_distance(graph: Tensor, points: Tensor, instances: int, *, stride: int) -> Tensor:
-    """(m, h, w) path cost to the nearest labelled pixel of each instance; 10 for an instance without one."""
-    cells = cells_of(points[:, 1:], (graph.shape[0], graph.shape[1]), stride)
-    distance = graph_distance(graph.expand(instances, -1, -1, -1), cells, points[:, 0])
-    return distance.masked_fill(distance.isinf(), _ABSENT_DISTANCE)
+) -> tuple[Tensor, Tensor]:
+    """Supply and demand of phase 2: masks around the points, then masks around their centres. `likely`: what
+    `grown_masks` takes besides distances; sizes: the part (h, w) of each image that counts."""
+    size, grid = (cost.shape[2], cost.shape[3]), (graph.shape[1], graph.shape[2])
+    owner = grown_masks(cost, farthest_distance(cost, taking_part, sizes), *likely)
+    distance = centre_distance(graph, centre_cells(owner, points, len(cost), grid, stride=stride, official=official))
+    coarse_sizes = [(-(-height // stride), -(-width // stride)) for height, width in sizes]
+    farthest = farthest_distance(distance, taking_part, coarse_sizes)
+    distance = resize(distance / farthest[:, None, None], size)
+    return mask_supply(grown_masks(distance, torch.ones_like(farthest), *likely), len(cost))
 
 
 def boxes_of(instance_map: Tensor, instances: int, image_size: tuple[int, int]) -> Tensor:
-    """Boxes (n, 4) xyxy around each mask, cut at the image (h, w); its middle half for an empty mask."""
-    height, width = image_size
-    occupied = [counts > 0 for counts in profiles(instance_map, instances)]
-    top, left = (has.long().argmax(dim=1) for has in occupied)
-    bottom, right = (has.shape[1] - has.flip(1).long().argmax(dim=1) for has in occupied)
-    box = torch.stack([left, top, right, bottom], dim=1)
-    middle = box.new_tensor([width // 4, height // 4, 3 * width // 4, 3 * height // 4])
-    box = torch.where(occupied[0].any(dim=1, keepdim=True), box, middle)
-    return torch.minimum(box, box.new_tensor([width, height, width, height])).float()
+    """Boxes (n, 4) xyxy around each mask of an image (H, W), cut at the image (h, w); its middle half for an empty
+    mask."""
+    return batch_boxes(instance_map[None], instances, [image_size])[0]
 
 
-def _taking_part(classes: list[Tensor], points: list[Tensor], *, keep_absent: bool) -> list[Tensor]:
-    """Per image the rising indices of the instances that pixels can go to: those with a labelled pixel, or all of them
-    if there is any (`keep_absent`). Asks the device once for the whole batch."""
-    starts = [0]
-    for labels in classes:
-        starts.append(starts[-1] + len(labels))
-    labelled = set(torch.unique(torch.cat([rows[:, 0] + start for rows, start in zip(points, starts)])).tolist())
-    result = []
-    for labels, start in zip(classes, starts):
-        kept = [k for k in range(len(labels)) if start + k in labelled]
-        result.append(list(range(len(labels))) if kept and keep_absent else kept)
-    return [torch.tensor(kept, dtype=torch.int64, device=labels.device) for kept, labels in zip(result, classes)]
-
-
-def _best_class(probability: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Class (H, W) of the highest probability and that probability; class 0 where all are 0, as if absent classes were
-    there too (fault aj)."""
-    if not len(present):
-        nothing = probability.new_zeros(probability.shape[1:])
-        return nothing.long(), nothing
-    best, index = probability.max(dim=0)
-    return present[index].masked_fill(best == 0, 0), best
-
-
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, half-pixel centres, no antialiasing; (N, h, w) or (N, C, h, w) to `size`."""
-    if not len(maps):  # an image without any labelled class
-        return maps.new_zeros(*maps.shape[:-2], *size)
-    stack = maps if maps.dim() == 4 else maps[None]
-    return F.interpolate(stack, size=size, mode="bilinear", align_corners=False).view(*maps.shape[:-2], *size)
+def batch_boxes(instance_maps: Tensor, instances: int, image_sizes: list[tuple[int, int]]) -> Tensor:
+    """The same (B, n, 4) for a batch (B, H, W)."""
+    rows, columns = (counts > 0 for counts in profiles(instance_maps, instances))
+    top, left = (has.long().argmax(dim=2) for has in (rows, columns))
+    bottom, right = (has.shape[2] - has.flip(2).long().argmax(dim=2) for has in (rows, columns))
+    box = torch.stack([left, top, right, bottom], dim=2)
+    limits = torch.tensor([[w, h, w, h] for h, w in image_sizes]).to(box.device, non_blocking=True)[:, None]
+    middle = torch.cat([limits[..., :2] // 4, 3 * limits[..., 2:] // 4], dim=2)
+    return torch.minimum(torch.where(rows.any(dim=2, keepdim=True), box, middle), limits).float()

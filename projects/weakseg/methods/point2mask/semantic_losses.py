@@ -157,7 +157,7 @@ def color_affinity(lab: Tensor, valid: Tensor | None = None, *, official: bool =
 def color_prior_loss(logits: Tensor, affinity: Tensor) -> Tensor:
     """Neighbours of one colour are of one class (card `loss_sem_color`): - log sum_c p_c(i) p_c(j), averaged over the
     pairs of each image, then over images. logits (L, B, C, h, w); affinity of `color_affinity`. Returns (L,)."""
-    return _ColorPrior.apply(logits.log_softmax(2), affinity) / max(logits.shape[1], 1)
+    return _ColorPrior.apply(_full_precision(logits).log_softmax(2), affinity) / max(logits.shape[1], 1)
 
 
 def color_tree(images: Tensor, valid: Tensor | None = None) -> tuple[Tree, Tensor]:
@@ -171,16 +171,41 @@ def color_tree(images: Tensor, valid: Tensor | None = None) -> tuple[Tree, Tenso
     return tree, edge_similarity(guide, tree, _TREE_SIGMA)
 
 
-def tree_loss_sum(logits: Tensor, tree: Tree, similarity: Tensor, valid: Tensor | None = None) -> Tensor:
+def tree_loss_sum(
+    logits: Tensor,
+    tree: Tree,
+    similarity: Tensor,
+    valid: Tensor | None = None,
+    *,
+    present: Tensor | None = None,
+) -> Tensor:
     """Distance |P - F| of the class probabilities from themselves filtered along the tree (card `loss_tree_color`).
 
     logits (L, B, C, h, w); tree and similarity of `color_tree`. Returns sums over images, classes and pixels (L,).
+
+    With `present` (B, C) bool, the classes that an image's points name, these are filtered and, as one more channel,
+    the sum of all others; absent classes get their gradient through that sum. Without it (published) all C are
+    filtered. As |sum| <= sum of || and the filter is linear, the loss is at most the published one and lacks at most
+    the absent classes' own distances; where no more than one class is absent it is the same. It does not see how absent
+    classes share their sum.
     """
-    probability = logits.softmax(2)
+    logits = _full_precision(logits)
+    probability = logits.softmax(2) if present is None else _present_and_rest(logits, present)
     by_image = probability.transpose(0, 1)
     filtered = tree_filter(by_image.flatten(1, 2), tree, similarity).view(by_image.shape)
     distance = (by_image - filtered).abs().sum(2)
     return (distance if valid is None else distance * valid[:, None]).sum((0, 2, 3))
+
+
+def _present_and_rest(logits: Tensor, present: Tensor) -> Tensor:
+    """Probabilities (L, B, K + 1, h, w): of the classes present in an image, zeros up to the K of the image that has
+    most, and of all others together."""
+    most = int(present.sum(1).amax()) if len(present) else 0  # waits for the device, as building the tree does
+    index = present.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+    chosen = logits.gather(2, index[..., None, None].expand(len(logits), -1, -1, *logits.shape[-2:]))
+    probability = (chosen - logits.logsumexp(2, keepdim=True)).exp()
+    probability = probability * present.gather(1, index)[..., None, None]
+    return torch.cat([probability, 1 - probability.sum(2, keepdim=True)], dim=2)
 
 
 class _ColorPrior(torch.autograd.Function):
@@ -212,6 +237,11 @@ class _ColorPrior(torch.autograd.Function):
     def backward(ctx, loss_gradient: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * loss_gradient[:, None, None, None, None], None
+
+
+def _full_precision(logits: Tensor) -> Tensor:
+    """Autocast hands over half precision, in which the smallest probabilities of many classes vanish."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _pair_slices(shape: torch.Size, offset: tuple[int, int]) -> tuple[tuple, tuple]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from weakseg.layers.deformable_attention import MultiScaleDeformableAttention
 
@@ -29,8 +32,19 @@ class Location:
 class DeformableEncoder(nn.Module):
     """Tokens of all levels look at each other."""
 
-    def __init__(self, *, num_layers: int, dim: int, ffn_dim: int, num_heads: int, num_points: int, dropout: float):
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        dim: int,
+        ffn_dim: int,
+        num_heads: int,
+        num_points: int,
+        dropout: float,
+        gradient_checkpointing: bool = False,
+    ):
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         self.layers = nn.ModuleList(
             _EncoderLayer(dim, ffn_dim=ffn_dim, num_heads=num_heads, num_points=num_points, dropout=dropout)
             for _ in range(num_layers)
@@ -43,7 +57,15 @@ class DeformableEncoder(nn.Module):
         """tokens, position (B, S, D); reference (B, S, 4, 2) of `encoder_reference_points`; padding (B, S) bool.
         Returns the memory (B, S, D)."""
         for layer in self.layers:
-            tokens = layer(tokens, position, reference=reference, padding=padding, sizes=sizes)
+            tokens = run_layer(
+                layer,
+                tokens,
+                position,
+                checkpointing=self.gradient_checkpointing,
+                reference=reference,
+                padding=padding,
+                sizes=sizes,
+            )
         return tokens
 
 
@@ -61,8 +83,10 @@ class LocationDecoder(nn.Module):
         num_heads: int,
         num_points: int,
         dropout: float,
+        gradient_checkpointing: bool = False,
     ):
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         self.queries = nn.Embedding(num_queries, 2 * dim)
         self.reference_points = nn.Linear(dim, 2)
         self.layers = nn.ModuleList(
@@ -93,9 +117,11 @@ class LocationDecoder(nn.Module):
         states, class_logits, boxes = [], [], []
         for layer, class_branch, box_branch in zip(self.layers, self.class_branches, self.box_branches):
             ratios = valid_ratios.repeat(1, 1, reference.shape[-1] // 2)
-            state = layer(
+            state = run_layer(
+                layer,
                 state,
                 memory,
+                checkpointing=self.gradient_checkpointing,
                 query_position=position,
                 reference=reference[:, :, None] * ratios[:, None],
                 padding=padding,
@@ -125,6 +151,32 @@ def existence_prior(linear: nn.Module) -> nn.Module:
     return linear
 
 
+def run_layer(layer: nn.Module, *args, checkpointing: bool, **kwargs) -> Any:
+    """`layer(*args, **kwargs)`. With `checkpointing`, a training step keeps nothing of what the layer computes but runs
+    it again in the backward pass, with the same dropout."""
+    if checkpointing and layer.training and torch.is_grad_enabled():
+        return checkpoint(layer, *args, use_reentrant=False, **kwargs)
+    return layer(*args, **kwargs)
+
+
+class _ReluDropout(torch.autograd.Function):
+    """ReLU, then dropout. Its result is above 0 exactly where a gradient passes: neither the ReLU's result nor the
+    noise, as wide as the result, is kept beside it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, probability: float) -> Tensor:
+        result = F.dropout(x.relu(), probability)
+        ctx.save_for_backward(result)
+        ctx.scale = 1 / (1 - probability) if probability < 1 else 0.0
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (result,) = ctx.saved_tensors
+        return gradient * (result > 0) * ctx.scale, None
+
+
 class _FeedForward(nn.Module):
     def __init__(self, dim: int, ffn_dim: int, dropout: float):
         super().__init__()
@@ -133,7 +185,9 @@ class _FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.dropout(self.reduce(self.dropout(self.expand(x).relu())))
+        hidden = self.expand(x)
+        hidden = _ReluDropout.apply(hidden, self.dropout.p) if self.training else hidden.relu()
+        return x + self.dropout(self.reduce(hidden))
 
 
 class _EncoderLayer(nn.Module):
