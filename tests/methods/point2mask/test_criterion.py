@@ -6,7 +6,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 
 from tiny import CONFIGS, point_labels, scenes, shrunk_config
-from weakseg.methods.point2mask.criterion import _global_counts
+from weakseg.methods.point2mask.criterion import Criterion, _global_counts
+from weakseg.methods.point2mask.loss_weights import LossWeights
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,34 @@ def test_channel_order_and_pixel_statistics_decide_the_colours(model, monkeypatc
     counts = {"unlabelled": torch.tensor(14.0)}
     doubled = criterion._colors(logits, present, ImageList(picture, [(64, 64)]), None, counts)
     torch.testing.assert_close(doubled["d0.loss_tree_color"], other["d0.loss_tree_color"] / 2)
+
+
+def test_colour_losses_do_not_depend_on_the_statistics_of_the_backbone():
+    pixels = 255 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    logits = torch.randn(1, 1, 6, 16, 16, generator=torch.Generator().manual_seed(1))
+    counts, present = {"unlabelled": torch.tensor(7.0)}, torch.tensor([[True, False, True, False, False, True]])
+    found = []
+    for order, mean, std in (
+        ("RGB", [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),
+        ("RGB", [127.5, 127.5, 127.5], [127.5, 100.0, 80.0]),
+        ("BGR", [103.53, 116.28, 123.675], [1.0, 1.0, 1.0]),
+    ):
+        criterion = Criterion(
+            num_things=4,
+            num_stuff=2,
+            pixel_mean=mean,
+            pixel_std=std,
+            channel_order=order,
+            temperature=0.07,
+            ramp_iters=0,
+            weights=LossWeights(),
+            official=False,
+        )
+        stored = pixels if order == "RGB" else pixels.flip(1)
+        normalised = (stored - criterion.pixel_mean[:, None, None]) / criterion.pixel_std[:, None, None]
+        found.append(criterion._colors(logits, present, ImageList(normalised, [(16, 16)]), None, counts))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("official", [False, True])

@@ -31,6 +31,9 @@ from weakseg.methods.point2mask.set_losses import Matches, box_scales, location_
 from weakseg.methods.point2mask.targets import PointTargets
 from weakseg.methods.point2mask.transformer import Location
 
+_PUBLISHED_STD = (58.395, 57.12, 57.375)
+"""RGB. The tree's similarity is of colours over these (card 3.3), whatever statistics the backbone asks for."""
+
 
 @dataclass
 class Outputs:
@@ -56,6 +59,7 @@ class Criterion(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    guide_scale: Tensor
 
     def __init__(
         self,
@@ -75,6 +79,9 @@ class Criterion(nn.Module):
         self.num_things, self.num_stuff = num_things, num_stuff
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)
+        published_std = _PUBLISHED_STD if channel_order == "RGB" else _PUBLISHED_STD[::-1]
+        guide_scale = torch.tensor(pixel_std) / torch.tensor(published_std)
+        self.register_buffer("guide_scale", guide_scale[:, None, None], persistent=False)
         self.channel_order = channel_order
         self.temperature, self.ramp_iters = temperature, ramp_iters
         self.weights = weights
@@ -140,7 +147,8 @@ class Criterion(nn.Module):
         lab = rgb_to_lab(rgb.flip(1) if self.channel_order == "BGR" else rgb)
         color = color_prior_loss(logits, color_affinity(lab, valid, official=self.official))
         named = None if self.official else present
-        tree = tree_loss_sum(logits, *color_tree(small, valid), valid, present=named) / counts["unlabelled"]
+        tree_and_similarity = color_tree(small * self.guide_scale, valid)
+        tree = tree_loss_sum(logits, *tree_and_similarity, valid, present=named) / counts["unlabelled"]
         return _by_layer("loss_sem_color", self.weights.color * color) | _by_layer(
             "loss_tree_color", self.weights.tree * tree
         )
