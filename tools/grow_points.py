@@ -25,8 +25,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from weakseg.engine.cli import run_command
+from weakseg.evaluation.growth import nearest_masks
 from weakseg.labels import LabelFile, decode_segmentation, read_label_file, write_label_file
-from weakseg.methods.point2mask.grow import grow_annotations, nearest_masks, without_masks
+from weakseg.methods.point2mask.grow import grow_annotations, without_masks
 from weakseg.safe_io import read_image, resolve_inside, write_png
 from weakseg.visualize import draw_points, paint_panoptic, sheet
 

@@ -9,18 +9,33 @@ from torch import nn
 from tiny import scenes
 from weakseg.data import dataset_metadata
 from weakseg.data.catalog import register_label_file
-from weakseg.evaluation.growth import nearest_point_split, show_growth, target_overlaps
+from weakseg.evaluation.growth import nearest_masks, show_growth, target_overlaps
 from weakseg.evaluation.truth import Truth
 from weakseg.labels import read_label_file
 from weakseg.labels.build import weak_labels
 from weakseg.safe_io import read_image
 
 
-def test_nearest_point_split_by_hand():
-    points = np.array([[0.5, 0.5], [3.5, 0.5], [3.5, 2.5]])
-    split = nearest_point_split(points, np.array([1, 0, 1]), (3, 4))
-    # Pixel centres; equal distances go to the first point.
-    assert split.tolist() == [[2, 2, 1, 1], [2, 2, 1, 1], [2, 2, 2, 2]]
+def test_nearest_masks_by_a_loop():
+    points = np.array([[2.6, 3.1], [17.5, 2.2], [10.0, 12.6], [18.9, 12.9]])
+    target, is_stuff = np.array([0, 1, 1, 2]), np.array([False, False, True, False])
+    for border in (False, True):
+        owner = nearest_masks(points, target, is_stuff, (15, 21), border=border)
+        for y in range(15):
+            for x in range(21):
+                distance = np.hypot(points[:, 0] - x - 0.5, points[:, 1] - y - 0.5)
+                expected = target[distance.argmin()]
+                # From pixel centre to the centre of the nearest pixel of the rim.
+                if border and min(x, y, 20 - x, 14 - y) < distance.min():
+                    expected = 2
+                assert owner[y, x] == expected
+    assert (nearest_masks(points, target, np.zeros(3, dtype=bool), (15, 21), border=True) != 2).any()
+
+
+def test_the_rim_is_of_the_stuff_nearest_to_it():
+    points = np.array([[3.5, 10.5], [17.5, 10.5], [10.5, 10.5]])
+    owner = nearest_masks(points, np.arange(3), np.array([True, True, False]), (21, 21), border=True)
+    assert owner[0, 4] == 0 and owner[0, 16] == 1 and owner[10, 10] == 2 and owner[20, 4] == 0
 
 
 def test_overlap_is_of_the_segments_at_the_point():

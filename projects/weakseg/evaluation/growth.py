@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from detectron2.data.catalog import Metadata
-from torch import nn
 
 from weakseg.data.augmentation import resize_map
 from weakseg.evaluation.truth import Truth
@@ -21,7 +21,7 @@ PSEUDO_MASKS, NEAREST_POINT = "pseudo masks", "nearest-point split"
 
 
 def show_growth(
-    model: nn.Module,
+    model: Any,
     batches: Iterable[list[dict]],
     metadata: Metadata,
     folder: str | Path,
@@ -31,9 +31,9 @@ def show_growth(
     """Draw image, points, the maps that guide the growth, pseudo masks, prediction (on demand) and truth of each image,
     side by side at the size of the network's input, into `folder`.
 
-    model: has `pseudo_labels(batch)`; batches: of one sample with its points in `weak`, as of a test loader. Returns
-    the mean IoU in percent, over all labelled targets, of the segment that holds a target's first point with the true
-    one: for the pseudo masks, and for a split of the image by the nearest point.
+    model: a module with `pseudo_labels(batch)`; batches: of one sample with its points in `weak`, as of a test loader.
+    Returns the mean IoU in percent, over all labelled targets, of the segment that holds a target's first point with
+    the true one: for the pseudo masks, and for a split of the image by the nearest point.
     """
     truth, colors = Truth(metadata), metadata.stuff_colors
     overlaps: dict[str, list[float]] = {PSEUDO_MASKS: [], NEAREST_POINT: []}
@@ -59,18 +59,37 @@ def show_growth(
             first = np.unique(target, return_index=True)[1]
             for name, split in (
                 (PSEUDO_MASKS, ids.cpu().numpy()),
-                (NEAREST_POINT, nearest_point_split(points, target, size)),
+                (NEAREST_POINT, nearest_masks(points, target, np.zeros(len(sample["weak"].classes), bool), size) + 1),
             ):
                 overlaps[name] += target_overlaps(split, true_ids, points[first])
         write_png(Path(folder, Path(sample["file_name"]).stem + ".png"), sheet(panels))
     return {name: 100 * float(np.mean(values)) for name, values in overlaps.items() if values}
 
 
-def nearest_point_split(points: np.ndarray, target: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Ids (H, W): 1 + the target of the nearest of the points (P, 2) (x, y); target (P,)."""
-    y, x = np.mgrid[: size[0], : size[1]] + 0.5
-    distance = (x[..., None] - points[:, 0]) ** 2 + (y[..., None] - points[:, 1]) ** 2
-    return np.asarray(target)[distance.argmin(axis=2)] + 1
+def nearest_masks(
+    points: np.ndarray, target: np.ndarray, is_stuff: np.ndarray, size: tuple[int, int], *, border: bool = False
+) -> np.ndarray:
+    """What grown masks are to be compared with: pixels go to the target of the nearest point, whatever the image shows.
+
+    points (P, 2) as (x, y), at least one; target (P,) 0..N-1; is_stuff (N,) bool. border: the border of the image
+    counts as points of stuff, each of the stuff nearest to it. Returns (H, W) int32 for the `size` (H, W).
+    """
+    height, width = size
+    y, x = np.mgrid[:height, :width] + 0.5
+    distance = np.full((len(is_stuff), height, width), np.inf)
+    for (point_x, point_y), k in zip(points, target):
+        distance[k] = np.minimum(distance[k], np.hypot(x - point_x, y - point_y))
+    stuff = [k for k in np.flatnonzero(is_stuff) if np.isfinite(distance[k, 0, 0])]
+    if border and stuff:
+        rim = np.zeros(size, dtype=bool)
+        rim[[0, -1]], rim[:, [0, -1]] = True, True
+        nearest_stuff = np.array(stuff)[distance[stuff].argmin(axis=0)]
+        for k in stuff:
+            elsewhere = (~(rim & (nearest_stuff == k))).astype(np.uint8)
+            if not elsewhere.all():
+                from_rim = cv2.distanceTransform(elsewhere, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+                distance[k] = np.minimum(distance[k], from_rim)
+    return distance.argmin(axis=0).astype(np.int32)
 
 
 def target_overlaps(ids: np.ndarray, true_ids: np.ndarray, points: np.ndarray) -> list[float]:

@@ -85,9 +85,9 @@ class _BagAttention(torch.autograd.Function):
                 bags = F.embedding_bag(rows, _table(value.float(), ctx.sizes), per_sample_weights=leaf, mode="sum")
                 (products,) = torch.autograd.grad(bags, leaf, gradient)
             # Of each corner's value with the gradient: a bilinear map whose own value and slopes are what is asked for.
-            products = products.view(batch, queries, heads, 4, levels, points).unbind(3)
-            top, bottom = torch.lerp(*products[:2], x), torch.lerp(*products[2:], x)
-            slope_x = torch.lerp(products[1] - products[0], products[3] - products[2], y)
+            corners = products.view(batch, queries, heads, 4, levels, points).unbind(3)
+            top, bottom = torch.lerp(corners[0], corners[1], x), torch.lerp(corners[2], corners[3], x)
+            slope_x = torch.lerp(corners[1] - corners[0], corners[3] - corners[2], y)
             slopes = torch.stack([slope_x, bottom - top], dim=-1) * weights[..., None]
             locations_gradient = slopes * slopes.new_tensor([(w, h) for h, w in ctx.sizes])[:, None]
             value_gradient = _value_gradient(gradient, first, shares, ctx.sizes)
@@ -127,7 +127,7 @@ def _first_corners(locations: Tensor, sizes: list[tuple[int, int]]) -> tuple[Ten
     image = torch.arange(batch, dtype=torch.int32)[:, None, None, None, None] * starts[-1]
     level = torch.tensor(starts[:-1], dtype=torch.int32)[:, None]
     pixel = corners[1] * torch.tensor(widths, dtype=torch.int32)[:, None] + corners[0] + (image + level)
-    return pixel * heads + torch.arange(heads, dtype=torch.int32)[:, None, None], *fractions
+    return pixel * heads + torch.arange(heads, dtype=torch.int32)[:, None, None], fractions[0], fractions[1]
 
 
 def _corner_bags(

@@ -6,7 +6,7 @@ import pytest
 from weakseg.labels import LabelFile, decode_segmentation
 from weakseg.methods.point2mask import grow
 from weakseg.methods.point2mask.graph import edge_costs
-from weakseg.methods.point2mask.grow import BORDER_PRICE, grow_annotations, grow_masks, nearest_masks
+from weakseg.methods.point2mask.grow import BORDER_PRICE, grow_annotations, grow_masks
 
 RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 30)
 
@@ -208,24 +208,3 @@ def test_annotations_get_the_masks_of_what_they_own():
     assert grown[0]["bbox"] == [0, 0, 50, 40] and grown[0]["area"] == 2000
     assert grown[1]["bbox"] == [50, 0, 30, 40] and grown[1]["area"] == 1200
     assert grown[1]["point_labels"] == [1, 0] and grown[2] == {"id": 3, "image_id": 1, "category_id": 9}
-
-
-def test_nearest_masks_by_a_loop():
-    points, target, is_stuff = POINTS / 4, np.array([0, 1, 1, 2]), np.array([False, False, True, False])
-    for border in (False, True):
-        owner = nearest_masks(points, target, is_stuff, (15, 21), border=border)
-        for y in range(15):
-            for x in range(21):
-                distance = np.hypot(points[:, 0] - x - 0.5, points[:, 1] - y - 0.5)
-                expected = target[distance.argmin()]
-                # From pixel centre to the centre of the nearest pixel of the rim.
-                if border and min(x, y, 20 - x, 14 - y) < distance.min():
-                    expected = 2
-                assert owner[y, x] == expected
-    assert (nearest_masks(points, target, np.zeros(3, dtype=bool), (15, 21), border=True) != 2).any()
-
-
-def test_the_rim_is_of_the_stuff_nearest_to_it():
-    points = np.array([[3.5, 10.5], [17.5, 10.5], [10.5, 10.5]])
-    owner = nearest_masks(points, np.arange(3), np.array([True, True, False]), (21, 21), border=True)
-    assert owner[0, 4] == 0 and owner[0, 16] == 1 and owner[10, 10] == 2 and owner[20, 4] == 0

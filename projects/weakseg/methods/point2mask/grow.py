@@ -63,8 +63,8 @@ def grow_masks(
         return owner
 
     # float32 can round a coordinate just inside the image up to its side.
-    pixel = np.asarray(points).reshape(-1, 2)[:, ::-1].astype(np.int64).clip(max=(height - 1, width - 1))
-    pixel = torch.from_numpy(pixel)
+    last = (height - 1, width - 1)
+    pixel = torch.from_numpy(np.asarray(points).reshape(-1, 2)[:, ::-1].astype(np.int64).clip(max=last))
     place = (2 * pixel + 1) * torch.tensor(grid) // (2 * torch.tensor([height, width]))  # cell of the pixel's centre
     rank = torch.from_numpy(np.searchsorted(present, target))
     taking_part = torch.from_numpy(np.isin(target, present))
@@ -123,32 +123,6 @@ def grow_annotations(
             annotation["bbox"] = [x0, y0, x1 - x0, y1 - y0]
             annotation["area"] = int(mask.sum())
     return owner, bare
-
-
-def nearest_masks(
-    points: np.ndarray, target: np.ndarray, is_stuff: np.ndarray, size: tuple[int, int], *, border: bool = False
-) -> np.ndarray:
-    """What grown masks are to be compared with: pixels go to the target of the nearest point, whatever the image shows.
-
-    points (P, 2) as (x, y), at least one; target (P,) 0..N-1; is_stuff (N,) bool. border: the border of the image
-    counts as points of stuff, each of the stuff nearest to it. Returns (H, W) int32 for the `size` (H, W).
-    """
-    height, width = size
-    y, x = np.mgrid[:height, :width] + 0.5
-    distance = np.full((len(is_stuff), height, width), np.inf)
-    for (point_x, point_y), k in zip(points, target):
-        distance[k] = np.minimum(distance[k], np.hypot(x - point_x, y - point_y))
-    stuff = [k for k in np.flatnonzero(is_stuff) if np.isfinite(distance[k, 0, 0])]
-    if border and stuff:
-        rim = np.zeros(size, dtype=bool)
-        rim[[0, -1]], rim[:, [0, -1]] = True, True
-        nearest_stuff = np.array(stuff)[distance[stuff].argmin(axis=0)]
-        for k in stuff:
-            elsewhere = (~(rim & (nearest_stuff == k))).astype(np.uint8)
-            if not elsewhere.all():
-                from_rim = cv2.distanceTransform(elsewhere, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-                distance[k] = np.minimum(distance[k], from_rim)
-    return distance.argmin(axis=0).astype(np.int32)
 
 
 def without_masks(annotations: list[dict]) -> list[dict]:

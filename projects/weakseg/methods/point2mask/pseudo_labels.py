@@ -159,7 +159,7 @@ def _group_labels(
         else:
             counts = likely_classes(pad_sequence(classes), present.classes, num_things)
             likely = (present.probabilities, counts, taking_part, is_nobodys)
-            options = {"stride": stride, "official": official}
+            options: dict = {"stride": stride, "official": official}
             supply, demand = _grown_supply(cost, graph, rows, taking_part, likely, sizes, **options)
         owner = transport_labels(
             cost.flatten(2),
