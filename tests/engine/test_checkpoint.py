@@ -176,6 +176,24 @@ def test_fine_tuning_says_what_is_not_in_the_file_or_not_used(tmp_path, caplog):
     )
 
 
+@pytest.mark.parametrize(
+    ("dropped", "added", "found"),
+    [
+        ("backbone.bias", None, r"found 1 missing \(backbone.bias\)"),
+        (None, "backbone.layer.weight", r"found 1 too many \(backbone.layer.weight\)"),
+    ],
+)
+def test_fine_tuning_refuses_another_backbone(tmp_path, dropped, added, found):
+    state = random_model(1).state_dict()
+    state.pop(dropped, None)
+    state |= {added: torch.ones(2)} if added else {}
+    torch.save({"model": state | {"backbone.norm.num_batches_tracked": torch.tensor(0)}}, tmp_path / "model.pth")
+    model = random_model(2)
+    with pytest.raises(ValueError, match=found):
+        Checkpointer(model).fine_tune(str(tmp_path / "model.pth"))
+    assert equal(model, random_model(2))
+
+
 def test_fine_tuning_refuses_a_shape_that_is_not_a_number_of_classes(tmp_path):
     state = random_model(1).state_dict() | {"backbone.weight": torch.zeros(6, 5)}
     torch.save({"model": state}, tmp_path / "model.pth")

@@ -167,3 +167,15 @@ def test_dropout_falls_on_what_is_added_not_on_the_query():
 def test_a_dim_that_the_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="multiple of the 8 heads, found 10"):
         MultiScaleDeformableAttention(10)
+
+
+def test_gradients_are_those_of_the_operator_in_double_precision():
+    generator = torch.Generator().manual_seed(4)
+    value = torch.randn(1, 14, 2, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    locations = torch.rand(1, 3, 2, 2, 2, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    weights = torch.rand(1, 3, 2, 2, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    def operator(*tensors):
+        return multi_scale_deformable_attention(tensors[0], [(3, 4), (1, 2)], *tensors[1:])
+
+    assert torch.autograd.gradcheck(operator, (value, locations, weights))

@@ -80,6 +80,7 @@ OTHERS = {
     "smoothed gradients": ForestOptions(2, 2, 32, 16, 6, 2, 4, 6, 3, 4, 3, 2),
     "no smoothing": ForestOptions(2, 2, 16, 8, 4, 0, 0, 4, 2, 3, 5, 3),
     "shrunk to a quarter": ForestOptions(4, 4, 32, 16, 4, 0, 4, 8, 4, 5, 4, 2),
+    "no pairs of cells": ForestOptions(2, 2, 16, 8, 4, 0, 2, 8, 4, 1, 4, 2),
     "not shrunk": ForestOptions(2, 1, 8, 4, 4, 0, 1, 2, 4, 2, 4, 1),
 }
 

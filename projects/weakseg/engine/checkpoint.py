@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ class Checkpointer(FvcoreCheckpointer):
 
     def fine_tune(self, path: str) -> None:
         """Load the tensors that fit. Those of another first size are class-shaped: they keep their fresh values, which
-        one line of the log says. Raises ValueError for any other difference of shape, and where (almost) no name of the
-        file is one of the model's."""
+        one line of the log says. Raises ValueError for any other difference of shape, for another backbone, and where
+        (almost) no name of the file is one of the model's."""
         state = tensors_by_name(self._load_file(path), path)
         own = self.model.state_dict()
         matching = [name for name in own if name in state]
@@ -104,9 +105,10 @@ class Checkpointer(FvcoreCheckpointer):
                     f"{path}: expected {name} of shape {tuple(own[name].shape)}; found {tuple(state[name].shape)}. "
                     "Only the number of classes may differ: choose the config with the sizes of this file."
                 )
+        missing, unused = own.keys() - state.keys(), state.keys() - own.keys()
+        _check_backbone(missing, unused, path)
         loaded = {name: state[name] for name in matching if name not in reshaped}
         self.model.load_state_dict(loaded, strict=False)
-        missing, unused = own.keys() - state.keys(), state.keys() - own.keys()
         sizes = dict.fromkeys(f"{len(state[name])} -> {len(own[name])}" for name in reshaped)
         notes = [f"{', '.join(sizes)} classes: {some_names(reshaped)} start new"] if reshaped else []
         notes += [f"{len(loaded)} of {len(own)} tensors loaded"]
@@ -116,6 +118,18 @@ class Checkpointer(FvcoreCheckpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         return read_checkpoint(f)
+
+
+def _check_backbone(missing: Collection[str], unused: Collection[str], path: str) -> None:
+    faults = []
+    for names, kind in ((missing, "missing"), (unused, "too many")):
+        wrong = {name for name in names if name.startswith("backbone.") and not name.endswith("num_batches_tracked")}
+        faults += [f"{len(wrong)} {kind} ({some_names(wrong)})"] if wrong else []
+    if faults:
+        raise ValueError(
+            f"{path}: expected exactly the tensors of this backbone; found {' and '.join(faults)}. Choose a file with "
+            "this backbone, or the config that the file was made with."
+        )
 
 
 def _differ_in_first_size(a: Tensor, b: Tensor) -> bool:

@@ -66,9 +66,9 @@ class _BagAttention(torch.autograd.Function):
         ctx.sizes = sizes
         heads, dim = value.shape[2:]
         with torch.autocast("cpu", enabled=False):
-            first, x, y = _first_corners(locations.float(), sizes)
-            rows, shares = _corner_bags(first, x, y, weights.float(), sizes)
-            attended = F.embedding_bag(rows, _table(value.float(), sizes), per_sample_weights=shares, mode="sum")
+            first, x, y = _first_corners(_full(locations), sizes)
+            rows, shares = _corner_bags(first, x, y, _full(weights), sizes)
+            attended = F.embedding_bag(rows, _table(_full(value), sizes), per_sample_weights=shares, mode="sum")
         return attended.view(*locations.shape[:2], heads * dim).to(value.dtype)
 
     @staticmethod
@@ -77,12 +77,12 @@ class _BagAttention(torch.autograd.Function):
         value, locations, weights = ctx.saved_tensors
         batch, queries, heads, levels, points, _ = locations.shape
         with torch.autocast("cpu", enabled=False):
-            gradient = gradient.float().reshape(batch * queries * heads, value.shape[-1])
-            first, x, y = _first_corners(locations.float(), ctx.sizes)
-            rows, shares = _corner_bags(first, x, y, weights.float(), ctx.sizes)
+            gradient = _full(gradient).reshape(batch * queries * heads, value.shape[-1])
+            first, x, y = _first_corners(_full(locations), ctx.sizes)
+            rows, shares = _corner_bags(first, x, y, _full(weights), ctx.sizes)
             with torch.enable_grad():
                 leaf = shares.detach().requires_grad_()
-                bags = F.embedding_bag(rows, _table(value.float(), ctx.sizes), per_sample_weights=leaf, mode="sum")
+                bags = F.embedding_bag(rows, _table(_full(value), ctx.sizes), per_sample_weights=leaf, mode="sum")
                 (products,) = torch.autograd.grad(bags, leaf, gradient)
             # Of each corner's value with the gradient: a bilinear map whose own value and slopes are what is asked for.
             corners = products.view(batch, queries, heads, 4, levels, points).unbind(3)
@@ -97,6 +97,11 @@ class _BagAttention(torch.autograd.Function):
             locations_gradient.to(locations.dtype),
             torch.lerp(top, bottom, y).to(weights.dtype),
         )
+
+
+def _full(values: Tensor) -> Tensor:
+    """At least single precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _table(value: Tensor, sizes: list[tuple[int, int]]) -> Tensor:

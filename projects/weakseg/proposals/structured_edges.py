@@ -169,11 +169,13 @@ def _offsets(forest: Forest, size: tuple[int, int]) -> tuple[np.ndarray, np.ndar
     spread = np.floor((np.arange(side) + 1) * (cells + 2 * half - 1) / (side + 1) - half + 0.5).astype(np.int64)
     place = np.arange(side**2)
     place = spread[place % side] * size[1] + spread[place // side]
-    channel, pair = np.divmod(ids - options.patch_features, options.cell_pairs)
-    base = (channel + options.channels) * plane
-    first, second = (place[cells] for cells in np.triu_indices(side**2, 1))
-    is_single = ids < options.patch_features
-    return np.where(is_single, single, base + first[pair]), np.where(is_single, -1, base + second[pair])
+    first, second = single, np.full_like(single, -1)
+    pairs = np.flatnonzero(ids >= options.patch_features)
+    if len(pairs):  # there are none on a grid of one cell
+        channel, pair = np.divmod(ids[pairs] - options.patch_features, options.cell_pairs)
+        base = (channel + options.channels) * plane
+        first[pairs], second[pairs] = (base + place[cell][pair] for cell in np.triu_indices(side**2, 1))
+    return first, second
 
 
 def _votes(leaves: np.ndarray, forest: Forest) -> np.ndarray:

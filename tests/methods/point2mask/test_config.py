@@ -2,7 +2,6 @@
 
 import inspect
 from dataclasses import asdict
-from itertools import product
 
 import pytest
 import torch
@@ -180,11 +179,22 @@ def test_edges_are_prepared_where_a_forest_is_named(cfg, tmp_path, channel_order
     cfg.INPUT.FORMAT, cfg.MODEL.POINT2MASK.OFFICIAL_COMPAT = channel_order, official
     shapes = {f"res{k}": ShapeSpec(channels=8) for k in (3, 4, 5)}
     graph = cfg.MODEL.POINT2MASK.GRAPH
-    prepared = {}
-    for graph.LOW_LEVEL_EDGES, graph.EDGE_MODEL in product((False, True), ("", "forest.yml.gz")):
+
+    def prepare():
         with torch.device("meta"):
-            prepare = Point2MaskHead.from_config(cfg, shapes)["prepare"]
-        prepared[graph.LOW_LEVEL_EDGES, graph.EDGE_MODEL] = prepare
-    made = prepared.pop((True, "forest.yml.gz"))
-    assert set(prepared.values()) == {None}
+            return Point2MaskHead.from_config(cfg, shapes)["prepare"]
+
+    assert prepare() is None
+    graph.LOW_LEVEL_EDGES = True
+    assert prepare() is None
+    graph.EDGE_MODEL = "forest.yml.gz"
+    made = prepare()
     assert made.forest_path == "forest.yml.gz" and made.is_reversed == ((channel_order == "BGR") != official)
+    cfg.INPUT.SUPERVISION = ("masks",)
+    assert prepare() is None
+    cfg.INPUT.SUPERVISION, cfg.INPUT.EVIDENCE = ("points",), ("edges",)
+    with pytest.raises(ValueError, match="EDGE_MODEL: .*; found with the evidence edges"):
+        prepare()
+    cfg.INPUT.EVIDENCE, graph.LOW_LEVEL_EDGES = (), False
+    with pytest.raises(ValueError, match="EDGE_MODEL: .*; found without LOW_LEVEL_EDGES"):
+        prepare()

@@ -21,7 +21,7 @@ def read(monkeypatch):
 
     def structured_edges(image, forest):
         assert image.dtype == np.uint8
-        return (forest + image[..., 0] + 2.0 * image[..., 1]).astype(np.float32)
+        return ((forest + image[..., 0] + 2.0 * image[..., 1]) / 10000).astype(np.float32)
 
     monkeypatch.setattr(edges_module, "read_forest", read_forest)
     monkeypatch.setattr(edges_module, "structured_edges", structured_edges)
@@ -45,12 +45,19 @@ def sample(height=2, width=3, **evidence):
 )
 def test_the_forest_sees_red_first_and_in_the_published_form_blue_first(read, channel_order, official, expected):
     prepared = PrepareEdges("model.yml.gz", channel_order=channel_order, official=official)(sample())
-    assert prepared["evidence"]["edges"].tolist() == [[expected] * 3] * 2
+    np.testing.assert_allclose(prepared["evidence"]["edges"], np.full((2, 3), expected / 10000), rtol=1e-6)
 
 
 def test_corrected_is_the_default(read):
     prepared = PrepareEdges("model.yml.gz", channel_order="RGB")(sample())
-    assert prepared["evidence"]["edges"][0, 0] == 1050
+    assert prepared["evidence"]["edges"][0, 0] == pytest.approx(0.105)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_the_published_form_keeps_values_over_one(read, monkeypatch, official):
+    monkeypatch.setattr(edges_module, "read_forest", lambda path: 14000.0)
+    prepared = PrepareEdges("model.yml.gz", channel_order="RGB", official=official)(sample())
+    assert prepared["evidence"]["edges"].max() == pytest.approx(1.408 if official else 1.0)
 
 
 def test_pixels_stay_where_they_are(read):
@@ -58,7 +65,7 @@ def test_pixels_stay_where_they_are(read):
     given["image"] = torch.arange(3 * 4 * 5, dtype=torch.uint8).reshape(3, 4, 5)
     found = PrepareEdges("model.yml.gz", channel_order="RGB")(given)["evidence"]["edges"]
     first, second, _ = given["image"].numpy().astype(int)
-    np.testing.assert_array_equal(found, 1000 + first + 2 * second)
+    np.testing.assert_allclose(found, (1000 + first + 2 * second) / 10000, rtol=1e-6)
 
 
 def test_the_forest_is_read_once_a_process(read):

@@ -67,7 +67,7 @@ def scene():
 def test_images_of_a_batch_do_not_mix(scene, phase, official, values, monkeypatch):
     alone = [scene.run([i], phase=phase, official=official) for i in range(4)]
     if values:
-        monkeypatch.setattr(pseudo_labels, "_MAP_VALUES", (values, values))
+        monkeypatch.setattr(pseudo_labels, "_VALUES_TOGETHER_ON_CPU", values)
     batch = scene.run(range(4), phase=phase, official=official)
     for i, one in enumerate(alone):
         assert torch.equal(batch.instance_map[i], one.instance_map[0])
@@ -123,3 +123,9 @@ def test_a_larger_batch_asks_the_device_no_more_often(scene, phase, official, mo
     one, four = count([2]), count([2] * 4)
     assert one == four and one["_local_scalar_dense"] > 1 and one["nonzero"] > 0 and one["tolist"] > 0
     assert sum(one.values()) < 60
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_no_image(scene, phase):
+    nothing = scene.run([], phase=phase)
+    assert nothing.instance_map == [] and nothing.boxes == [] and nothing.semantic.shape == (0, *SIZE)

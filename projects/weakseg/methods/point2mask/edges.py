@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weakseg.labels import LabelKind
 from weakseg.proposals.structured_edges import Forest, read_forest, structured_edges
 
 
@@ -20,9 +21,9 @@ class PrepareEdges:
 
     def __init__(self, forest_path: str | Path, *, channel_order: str, official: bool = False):
         """channel_order: "RGB" or "BGR" of the samples' images (`INPUT.FORMAT`). official: the detector gets the
-        channels reversed, blue first (card fault m)."""
+        channels reversed, blue first (card fault m), and values over 1 stay."""
         self.forest_path = forest_path
-        self.is_reversed = (channel_order == "BGR") != official
+        self.is_reversed, self.official = (channel_order == "BGR") != official, official
         self._forest: Forest | None = None
 
     def __call__(self, sample: dict) -> dict:
@@ -31,10 +32,26 @@ class PrepareEdges:
             self._forest = read_forest(self.forest_path)
         image = sample["image"].numpy().transpose(1, 2, 0)
         edges = structured_edges(image[..., ::-1] if self.is_reversed else image, self._forest)
+        if not self.official:
+            edges = edges.clip(max=1.0)  # as maps from a file are
         return {**sample, "evidence": {**sample["evidence"], "edges": edges}}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_forest": None}
+
+
+def prepare_edges(cfg) -> PrepareEdges | None:
+    """What `MODEL.POINT2MASK.GRAPH` asks to be computed for each sample. Raises ValueError where keys contradict."""
+    graph = cfg.MODEL.POINT2MASK.GRAPH
+    if not graph.EDGE_MODEL or LabelKind.MASKS.value in cfg.INPUT.SUPERVISION:
+        return None
+    if not graph.LOW_LEVEL_EDGES or "edges" in cfg.INPUT.EVIDENCE:
+        found = "with the evidence edges" if graph.LOW_LEVEL_EDGES else "without LOW_LEVEL_EDGES"
+        raise ValueError(
+            "MODEL.POINT2MASK.GRAPH.EDGE_MODEL: expected with LOW_LEVEL_EDGES, and as the only source of edges; found "
+            f"{found}. Set it to '', or correct the other key."
+        )
+    return PrepareEdges(graph.EDGE_MODEL, channel_order=cfg.INPUT.FORMAT, official=cfg.MODEL.POINT2MASK.OFFICIAL_COMPAT)
 
 
 def pad_edges(batch: Sequence[dict], size: tuple[int, int], device: torch.device | str) -> Tensor:

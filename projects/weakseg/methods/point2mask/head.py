@@ -14,7 +14,7 @@ from weakseg.inference.views import View
 from weakseg.labels import LabelKind
 from weakseg.methods.point2mask.config import criterion_arguments, network_arguments, transport_arguments
 from weakseg.methods.point2mask.criterion import Criterion, Outputs
-from weakseg.methods.point2mask.edges import PrepareEdges, pad_edges
+from weakseg.methods.point2mask.edges import PrepareEdges, pad_edges, prepare_edges
 from weakseg.methods.point2mask.merge import RawPrediction, image_result, top_pairs
 from weakseg.methods.point2mask.network import Encoded, Point2MaskNetwork
 from weakseg.methods.point2mask.pseudo_labels import PseudoLabels, make_pseudo_labels, pseudo_panoptic
@@ -102,7 +102,7 @@ class Point2MaskHead(WeakHead):
             "transport_warmup": node.OT.WARMUP_ITERS,
             "transport": transport_arguments(cfg),
             "low_level_edges": node.GRAPH.LOW_LEVEL_EDGES,
-            "prepare": _prepare(cfg),
+            "prepare": prepare_edges(cfg),
             "backbone_multiplier": cfg.SOLVER.BACKBONE_MULTIPLIER,
             "topk": node.TEST.TOPK,
             "quality_thresholds": (node.TEST.QUALITY_THRESH_THING, node.TEST.QUALITY_THRESH_STUFF),
@@ -276,13 +276,6 @@ class Point2MaskHead(WeakHead):
             {"params": fast, "lr_mult": 1.0, "decay_mult": 1.0},
             {"params": slow, "lr_mult": self.backbone_multiplier, "decay_mult": 1.0},
         ]
-
-
-def _prepare(cfg) -> PrepareEdges | None:
-    graph, official = cfg.MODEL.POINT2MASK.GRAPH, cfg.MODEL.POINT2MASK.OFFICIAL_COMPAT
-    if not (graph.LOW_LEVEL_EDGES and graph.EDGE_MODEL):
-        return None
-    return PrepareEdges(graph.EDGE_MODEL, channel_order=cfg.INPUT.FORMAT, official=official)
 
 
 def _size(images: ImageList) -> tuple[int, int]:

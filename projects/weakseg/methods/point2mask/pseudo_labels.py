@@ -30,9 +30,9 @@ from weakseg.methods.point2mask.supply import (
 )
 from weakseg.methods.point2mask.transport import transport_labels, values_at_once
 
-# Values (instances x pixels) up to which images are labelled together, elsewhere and on a CPU: there nothing is won by
-# it, and memory blocks of more than 32 MB are handed back and cleared anew each time.
-_MAP_VALUES = (2**29, 2**23)
+# Values (instances x pixels) up to which images are labelled together. On a CPU nothing is won by it, and memory blocks
+# of more than 32 MB are handed back and cleared anew each time.
+_VALUES_TOGETHER, _VALUES_TOGETHER_ON_CPU = 2**29, 2**23
 
 
 @dataclass
@@ -90,6 +90,8 @@ def make_pseudo_labels(
     behaviour, except where that fails.
     """
     size = (dilated.masks.shape[-2], dilated.masks.shape[-1])
+    if not classes:
+        return PseudoLabels([], [], torch.zeros(0, *size, dtype=torch.int64, device=semantic_logits.device))
     lambdas = {
         "lambda_probability": lambda_probability,
         "lambda_boundary": lambda_boundary,
@@ -98,7 +100,8 @@ def make_pseudo_labels(
     options: dict = {"num_things": num_things, "phase": phase, "official": official, "stride": stride}
     options |= {"lambdas": lambdas, "transport": {"epsilon": epsilon, "iterations": iterations}}
     values = max(max((len(labels) for labels in classes), default=0), 1) * size[0] * size[1]
-    step = max(_MAP_VALUES[semantic_logits.device.type == "cpu"] // values, 1)
+    on_cpu = semantic_logits.device.type == "cpu"
+    step = max((_VALUES_TOGETHER_ON_CPU if on_cpu else _VALUES_TOGETHER) // values, 1)
     groups = []
     with torch.autocast(semantic_logits.device.type, enabled=False):
         for start in range(0, len(classes), step):
