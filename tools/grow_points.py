@@ -25,9 +25,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from weakseg.engine.cli import run_command
-from weakseg.evaluation.growth import nearest_masks
-from weakseg.labels import LabelFile, decode_segmentation, read_label_file, write_label_file
+from weakseg.evaluation.growth import GROWN, classes_of, compare_growth, positive_points, true_masks
+from weakseg.labels import LabelFile, read_label_file, write_label_file
 from weakseg.methods.point2mask.grow import grow_annotations, without_masks
+from weakseg.proposals.edge_maps import read_provenance
 from weakseg.safe_io import read_image, resolve_inside, write_png
 from weakseg.visualize import draw_points, paint_panoptic, sheet
 
@@ -39,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("photo", type=Path, nargs="?", help="one image, with --point")
     add("--point", action="append", default=[], metavar="X,Y[,X,Y...],CLASS", help="an object of the photo; repeat it")
-    add("--stuff", nargs="+", default=["background"], metavar="CLASS", help="classes of --point that are no objects")
+    add("--stuff", nargs="+", metavar="CLASS", help="classes of --point that are no objects (default: background)")
     add("--labels", type=Path, help="label file with points; beside a photo: only its classes and colours are used")
     add("--image-root", type=Path, help="folder of the images of --labels (default: its own folder)")
     add("--output", type=Path, required=True, help="folder to write")
@@ -52,25 +53,51 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    check_options(args)
     if args.photo:
-        if args.evaluate or args.show:
-            raise ValueError("--evaluate and --show go with --labels alone; found a photo. Leave it or them out.")
         grow_photo(args)
-    elif args.labels:
-        if args.point:
-            raise ValueError("--point: expected a photo to go with it; found none. Name the photo first.")
-        grow_label_file(args)
     else:
+        grow_label_file(args)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Every option that is given has something to do."""
+    of_label_files = {"--image-root": args.image_root, "--show": args.show, "--evaluate": args.evaluate}
+    unused = [name for name, value in of_label_files.items() if value]
+    if args.photo and unused:
+        raise ValueError(f"Expected {', '.join(unused)} to go with --labels alone; found a photo. Leave one out.")
+    if args.point and not args.photo:
+        raise ValueError("--point: expected a photo to go with it; found none. Name the photo first.")
+    if not args.photo and not args.labels:
         raise ValueError("Expected a photo with --point, or --labels with a label file; found neither. See --help.")
+    if args.stuff and args.labels:
+        raise ValueError(f"--stuff: expected no --labels beside it; found {args.labels}, which tells what is stuff.")
+
+
+def check_written(args: argparse.Namespace, table: Path, pictures: list[Path], images: list[Path]) -> None:
+    """Nothing that is read is written over; pictures do not even go to a folder of images or edge maps."""
+    if args.labels and table.resolve() == args.labels.resolve():
+        raise ValueError(
+            f"{table}: expected another file than --labels to write; found the same. Choose --output anew."
+        )
+    folders = {folder for path in images for folder in (path.parent.resolve(), path.resolve().parent)}
+    folders |= {args.edges.resolve()} if args.edges else set()
+    for picture in pictures:
+        if picture.parent.resolve() in folders:
+            raise ValueError(
+                f"{picture}: expected a picture to be written to another folder than those of the images and edge "
+                "maps; found one of them. Choose another folder for --output or --show."
+            )
 
 
 def grow_photo(args: argparse.Namespace) -> None:
+    table, picture = args.output / f"{args.photo.stem}.json", args.output / f"{args.photo.stem}.png"
+    check_written(args, table, [picture], [args.photo])
     image = read_image(args.photo)
     labels = labels_of_points(args, image.shape[:2])
     (described,), annotations = labels.images, labels.annotations[1]
     edges = edge_map(args.edges, described)
     owner, grown = grow_annotations(image, annotations, labels, edges=edges, border=not args.no_border)
-    table, picture = args.output / f"{args.photo.stem}.json", args.output / f"{args.photo.stem}.png"
     names, colors = names_and_colors(labels)
     painted = paint_panoptic(image, owner + 1, segments(annotations, labels), colors, names)
     write_png(picture, draw_targets(painted, annotations, labels))
@@ -86,9 +113,10 @@ def labels_of_points(args: argparse.Namespace, size: tuple[int, int]) -> LabelFi
     if args.labels:
         categories = read_label_file(args.labels).categories
     else:
+        stuff_names = args.stuff or ["background"]
         names = list(dict.fromkeys(name for _, name in parsed))
         categories = [
-            {"id": k, "name": name, "isthing": int(name not in args.stuff)} for k, name in enumerate(names, 1)
+            {"id": k, "name": name, "isthing": int(name not in stuff_names)} for k, name in enumerate(names, 1)
         ]
     category_of = {category["name"]: category for category in categories}
     annotations: list[dict] = []
@@ -133,14 +161,20 @@ def grow_label_file(args: argparse.Namespace) -> None:
     root, path = args.image_root or args.labels.parent, args.output / "labels.json"
     if not any("point_coords" in annotation for items in labels.annotations.values() for annotation in items):
         raise ValueError(f"{args.labels}: expected annotations with point_coords; found none. Add points to it.")
-    made_by = {"tool": "grow_points", "edges": str(args.edges) if args.edges else None, "border": not args.no_border}
+    pictures = {
+        image["id"]: resolve_inside(args.show, image["file_name"]).with_suffix(".png")
+        for image in (labels.images if args.show else [])
+    }
+    check_written(args, path, [*pictures.values()], [root / image["file_name"] for image in labels.images])
+    edges_by = args.edges and (read_provenance(args.edges) or str(args.edges))
+    made_by = {"tool": "grow_points", "edges": edges_by, "border": not args.no_border}
     done = annotations_done(path, labels, made_by)
     unreadable: list[str] = []
     written = time.monotonic()
     try:
         for described in tqdm(labels.images, unit="image"):
             annotations = labels.annotations[described["id"]]
-            picture = args.show and resolve_inside(args.show, described["file_name"]).with_suffix(".png")
+            picture = pictures.get(described["id"])
             if described["id"] in done and (picture is None or picture.is_file()):
                 continue
             try:
@@ -160,10 +194,10 @@ def grow_label_file(args: argparse.Namespace) -> None:
         # Also after Ctrl-C or an error: nothing that was grown is lost.
         write_grown(path, labels, done, made_by)
     print(f"{len(done)} of {len(labels.images)} images: see {path}")
-    if args.evaluate:
-        print(evaluation(labels, done, border=not args.no_border))
     for sentence in unreadable:
         print(f"left out: {sentence}", file=sys.stderr)
+    if args.evaluate:
+        print_comparison(labels, done, border=not args.no_border)
     if unreadable:
         sys.exit(1)
 
@@ -190,6 +224,15 @@ def annotations_done(path: Path, labels: LabelFile, made_by: dict) -> dict:
 def write_grown(path: Path, labels: LabelFile, done: dict, made_by: dict) -> None:
     images = [image for image in labels.images if image["id"] in done]
     write_label_file(path, LabelFile(labels.categories, images, done, {**labels.info, "grown": made_by}))
+
+
+def print_comparison(labels: LabelFile, done: dict, *, border: bool) -> None:
+    compared = compare_growth(labels, done)
+    if not compared:
+        raise ValueError("--evaluate: expected annotations with points and masks; found none. Leave --evaluate out.")
+    without = {} if border else {GROWN: f"{GROWN}, no border"}
+    rows = [[without.get(split, split), *means.values()] for split, means in compared.items()]
+    print("Mean IoU in percent", tabulate(rows, headers=["", *compared[GROWN]], floatfmt=".1f"), sep="\n")
 
 
 def edge_map(folder: Path | None, described: dict) -> np.ndarray | None:
@@ -235,57 +278,6 @@ def segments(annotations: list[dict], labels: LabelFile) -> list[dict]:
     """The annotations as segments 1, 2, ... of a picture."""
     classes = classes_of(annotations, labels).tolist()
     return [{"id": k, "category_id": kind, "isthing": kind < labels.num_things} for k, kind in enumerate(classes, 1)]
-
-
-def classes_of(annotations: list[dict], labels: LabelFile) -> np.ndarray:
-    """The class (N,) of each annotation."""
-    return np.array([labels.class_index[item["category_id"]] for item in annotations], dtype=np.int64)
-
-
-def positive_points(annotations: list[dict]) -> tuple[np.ndarray, np.ndarray]:
-    """Points (P, 2) on a target, and the index (P,) of their annotation."""
-    rows = []
-    for k, annotation in enumerate(annotations):
-        coords = annotation.get("point_coords", [])
-        rows += [(x, y, k) for (x, y), on in zip(coords, annotation.get("point_labels", [1] * len(coords))) if on]
-    table = np.array(rows, dtype=np.float64).reshape(-1, 3)
-    return table[:, :2], table[:, 2].astype(np.int64)
-
-
-def true_masks(annotations: list[dict], size: tuple[int, int]) -> dict[int, np.ndarray]:
-    """Index of an annotation -> its own mask (H, W) bool, of those that have one."""
-    shown = {k: item["segmentation"] for k, item in enumerate(annotations) if "segmentation" in item}
-    return {k: decode_segmentation(segmentation, *size) for k, segmentation in shown.items()}
-
-
-def evaluation(labels: LabelFile, done: dict, *, border: bool) -> str:
-    """A table: mean IoU of the masks of pointed-at annotations. Where the file has stuff, pixels without a true mask
-    do not count."""
-    kinds, overlaps = [], []
-    for described in (image for image in labels.images if image["id"] in done):
-        annotations, size = labels.annotations[described["id"]], (described["height"], described["width"])
-        classes, (points, target) = classes_of(annotations, labels), positive_points(annotations)
-        truth, grown = true_masks(annotations, size), true_masks(done[described["id"]], size)
-        known = np.any([*truth.values()], axis=0) if truth and labels.num_stuff else np.ones(size, dtype=bool)
-        is_stuff = classes >= labels.num_things
-        if not len(points):
-            continue
-        splits = [nearest_masks(points, target, is_stuff, size, border=with_border) for with_border in (False, True)]
-        for k in sorted(truth.keys() & set(target.tolist())):
-            masks = [splits[0] == k, splits[1] == k, grown.get(k, np.zeros(size, dtype=bool))]
-            kinds.append(classes[k])
-            overlaps.append([(m & truth[k] & known).sum() / max(((m | truth[k]) & known).sum(), 1) for m in masks])
-    if not kinds:
-        raise ValueError("--evaluate: expected annotations with points and masks; found none. Leave --evaluate out.")
-    kind, overlap = np.array(kinds), 100 * np.array(overlaps)
-    is_thing = kind < labels.num_things
-    of_classes = [overlap[kind == k].mean(axis=0) for k in np.unique(kind[is_thing])]
-    columns = {f"{is_thing.sum()} things": overlap[is_thing], f"{len(of_classes)} thing classes": of_classes}
-    columns |= {f"{(~is_thing).sum()} stuff": overlap[~is_thing], f"all {len(kind)}": overlap}
-    means = {name: np.mean(values, axis=0) for name, values in columns.items() if len(values)}
-    names = ["nearest point", "nearest point or border", "grown" + ("" if border else ", no border")]
-    rows = [[name, *(mean[k] for mean in means.values())] for k, name in enumerate(names)]
-    return "Mean IoU in percent\n" + tabulate(rows, headers=["", *means], floatfmt=".1f")
 
 
 def names_and_colors(labels: LabelFile) -> tuple[list[str], list[list[int]]]:

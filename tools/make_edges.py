@@ -14,6 +14,7 @@ weights is; gradient, colour differences of neighbouring pixels, without weights
 """
 
 import argparse
+import hashlib
 import sys
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def main() -> None:
     check_output(args.output, images)
     check_device(args.device, args.workers)
     detector = edge_detector(args.engine, args.weights, device=args.device)
-    made_by = f"--engine {args.engine}" + (f" --weights {args.weights.name}" if args.weights else "")
+    made_by = f"--engine {args.engine}" + (f" --weights {name_and_digest(args.weights)}" if args.weights else "")
     declare_provenance(args.output, f"tools/make_edges.py {made_by}, without masks of these images")
 
     missing = [path for path in images if not edge_file(args.output, path).exists()]
@@ -82,6 +83,12 @@ class EdgeWork(Dataset):
             return str(error)
         write_edge_map(edge_file(self.output, path), self.detector(image))
         return ""
+
+
+def name_and_digest(path: Path) -> str:
+    """Files of the same name are told apart by what is in them."""
+    with path.open("rb") as file:
+        return f"{path.name} (sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]})"
 
 
 def edge_file(output: Path, image: Path) -> Path:
@@ -132,6 +139,8 @@ def check_output(output: Path, images: list[Path]) -> None:
 
 
 def check_device(device: str, workers: int) -> None:
+    if workers < 0:
+        raise ValueError(f"--workers: expected 0 or more; found {workers}. Use 0 to work in this process.")
     try:
         is_cpu = torch.empty(1, device=device).device.type == "cpu"
     except (RuntimeError, AssertionError):  # the latter where torch was built without CUDA

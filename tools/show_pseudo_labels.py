@@ -6,7 +6,8 @@
         MODEL.WEIGHTS my.pth DATASETS.IMAGE_ROOT photos
 
 One sheet an image: image, points, learned boundary map, evidence (edge maps), pseudo masks, and the truth where the
-data set has it. Prints the mean IoU of the pseudo masks beside that of a nearest-point split of the same points.
+data set has it. Where there is truth, prints the mean IoU of the pseudo masks beside that of a nearest-point split of
+the same points; void pixels and images without points do not count.
 """
 
 import argparse
@@ -36,6 +37,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    if args.count < 1:
+        raise ValueError(f"--count: expected 1 or more; found {args.count}. Give the number of images to draw.")
     if args.dataset:
         args.opts += ["DATASETS.TRAIN", f"({args.dataset!r},)"]
     args.opts += ["MODEL.BACKBONE.WEIGHTS", "", "OUTPUT_DIR", str(args.output)]
@@ -44,14 +47,18 @@ def main() -> None:
     cfg.defrost()
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS: expected a checkpoint; found none. Add it after all options.")
+    if len(cfg.DATASETS.TRAIN) != 1:
+        found = ", ".join(cfg.DATASETS.TRAIN) or "none"
+        raise ValueError(f"DATASETS.TRAIN: expected one data set to draw; found {found}. Name one with --dataset.")
+    (name,) = cfg.DATASETS.TRAIN
     cfg.TEST.INPUTS = ("points", "proposals")
     model = Trainer.build_model(cfg)
     Checkpointer(model, cfg.OUTPUT_DIR, description=describe_run(cfg)).load(cfg.MODEL.WEIGHTS)
-    (name,) = cfg.DATASETS.TRAIN
     loader = Trainer.build_test_loader(cfg, name, prepare=model.head.prepare)
     batches = tqdm(islice(loader, args.count), total=min(args.count, len(loader)), unit="image")
     quality = show_growth(model, batches, dataset_metadata(name), args.output)
-    print(tabulate(quality.items(), headers=["grown from points", "mean IoU of targets"], floatfmt=".1f"))
+    if quality:
+        print(tabulate(quality.items(), headers=["grown from points", "mean IoU of targets"], floatfmt=".1f"))
     print(f"Pictures: {args.output}")
 
 

@@ -1,7 +1,6 @@
 """tools/convert_checkpoint.py: there and back on the command line, and one sentence for what cannot be converted."""
 
 import importlib.util
-import subprocess
 import sys
 
 import pytest
@@ -45,9 +44,9 @@ def folder(tmp_path_factory):
 def test_there_and_back(folder, tmp_path, run):
     target = tmp_path / "new folder/ours.pth"
     arguments = ("--method", "point2mask", "--config-file", folder / "voc_r50.yaml", folder / "published.pth", target)
-    forth = subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True)
-    assert (forth.returncode, forth.stderr) == (0, "")
-    assert f"{target}: 493 tensors of {folder}/published.pth" in forth.stdout
+    status, out, errors = run(*arguments)
+    assert (status, errors) == (0, "")
+    assert f"{target}: 493 tensors of {folder}/published.pth" in out
     assert WeakPredictor.from_checkpoint(target, device="cpu").metadata.thing_classes == ["a"] * 20
 
     status, _, errors = run("--method", "point2mask", "--reverse", target, tmp_path / "back.pth")

@@ -8,6 +8,7 @@ import pytest
 
 from tiny import ROOT, scenes
 from weakseg.labels import LabelFile, decode_segmentation, encode_mask, read_label_file, write_label_file
+from weakseg.proposals.edge_maps import declare_provenance
 from weakseg.safe_io import read_image, write_png
 
 SCRIPT = ROOT / "tools/grow_points.py"
@@ -113,7 +114,9 @@ def test_classes_of_a_label_file(run, photo, tmp_path):
         (["--point", "x,5,cat"], "found 'x,5,cat'"),
         (["--point", "nan,5,cat"], "inside the image"),
         (["--point", "5,5,"], "found '5,5,'"),
-        (["--point", "5,5,cat", "--evaluate"], "go with --labels alone"),
+        (["--point", "5,5,cat", "--evaluate"], "Expected --evaluate to go with --labels alone; found a photo"),
+        (["--point", "5,5,cat", "--image-root", "{tmp}", "--show", "x"], "Expected --image-root, --show to go with"),
+        (["--point", "5,5,cat", "--labels", "l.json", "--stuff", "sea"], "--stuff: expected no --labels beside it"),
         (["--point", "5,5,cat", "--edges", "{tmp}"], "a.png: expected an image; found nothing"),
     ],
 )
@@ -130,6 +133,39 @@ def test_no_photo(run, photo, tmp_path):
         run("--output", tmp_path)
     with pytest.raises(ValueError, match="Name the photo first"):
         run("--labels", two_photos(photo), "--point", "1,1,cat", "--output", tmp_path)
+    with pytest.raises(ValueError, match="--stuff: expected no --labels beside it; found .*labels.json"):
+        run("--labels", two_photos(photo), "--stuff", "wall", "--output", tmp_path)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_no_input_is_written_over(run, photo, tmp_path):
+    labels, point = two_photos(photo), ["--point", "3,5,cat"]
+    write_png(tmp_path / "edges/a.png", np.zeros((40, 80), dtype=np.uint8))
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link/c.png").symlink_to(photo)
+    (tmp_path / "more").symlink_to(photo.parent)
+    (photo.with_name("a.json")).write_bytes(labels.read_bytes())
+    before = contents(tmp_path)
+    folder = "a.png: expected a picture to be written to another folder than those of the images and edge maps"
+    file = ".json: expected another file than --labels to write; found the same"
+    of_labels = ["--labels", labels, "--image-root", photo.parent]
+    for arguments, message in (
+        ([photo, *point, "--output", photo.parent], folder),
+        ([photo, *point, "--output", tmp_path / "more"], folder),
+        ([tmp_path / "link/c.png", *point, "--output", photo.parent], "c.png: expected a picture"),
+        ([photo, *point, "--edges", tmp_path / "edges", "--output", tmp_path / "edges"], folder),
+        ([photo, *point, "--labels", photo.with_name("a.json"), "--output", photo.parent], "a" + file),
+        ([*of_labels, "--output", tmp_path / "out", "--show", photo.parent], folder),
+        ([*of_labels, "--output", tmp_path / "out", "--show", tmp_path / "more"], folder),
+        ([*of_labels, "--output", tmp_path / "o", "--edges", tmp_path / "edges", "--show", tmp_path / "edges"], folder),
+        ([*of_labels, "--output", photo.parent], "labels" + file),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(*arguments)
+        assert contents(tmp_path) == before
 
 
 def test_a_label_file(run, photo, tmp_path):
@@ -190,6 +226,24 @@ def test_a_stopped_run_goes_on(run, photo, tmp_path, monkeypatch):
     assert grown_images == [1, 2, 2, 2, 1, 2]
     with pytest.raises(ValueError, match="grown with the same options and classes, to go on from; found others"):
         run(*arguments, "--no-border")
+
+
+def test_other_edge_maps_are_other_options(run, photo, tmp_path):
+    """What made the maps counts, wherever they lie."""
+    arguments = ["--labels", two_photos(photo), "--output", tmp_path / "out", "--edges"]
+    for folder, made_by in (("edges", "Ann"), ("moved", "Ann"), ("other", "Bob")):
+        for name in ("a", "b"):
+            write_png(tmp_path / folder / f"{name}.png", np.zeros((40, 80), dtype=np.uint8))
+        declare_provenance(tmp_path / folder, made_by)
+    run(*arguments, tmp_path / "edges")
+    assert read_label_file(tmp_path / "out/labels.json").info["grown"]["edges"] == "Ann"
+    run(*arguments, tmp_path / "moved")
+    with pytest.raises(ValueError, match="grown with the same options and classes, to go on from; found others"):
+        run(*arguments, tmp_path / "other")
+    (tmp_path / "other/provenance.json").unlink()
+    run(*arguments[:-2], tmp_path / "unknown", "--edges", tmp_path / "other")
+    unknown = read_label_file(tmp_path / "unknown/labels.json").info["grown"]
+    assert unknown == {"tool": "grow_points", "edges": str(tmp_path / "other"), "border": True}
 
 
 def test_images_and_edge_maps_that_do_not_fit_are_named(run, photo, tmp_path, capsys):

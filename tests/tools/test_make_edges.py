@@ -1,5 +1,6 @@
 """tools/make_edges.py: one map an image, restart, what cannot be read, and mistakes that end in one sentence."""
 
+import hashlib
 import importlib.util
 import sys
 
@@ -161,9 +162,15 @@ def test_a_network(run, photos, tmp_path):
     expected = stored(network_edges(read_edge_network(weights), read_image(photos / "b.png")))
     assert expected.std() > 1
     np.testing.assert_array_equal(read_label_png(tmp_path / "edges/b.png"), expected)
+    made_by = (
+        f"--engine network --weights w.safetensors (sha256 {hashlib.sha256(weights.read_bytes()).hexdigest()[:12]})"
+    )
     status, _, errors = run(*arguments, "gradient")
-    assert status == 2 and "found tools/make_edges.py --engine network --weights w.safetensors" in errors[0]
+    assert status == 2 and f"found tools/make_edges.py {made_by}, without masks" in errors[0]
     assert "Choose another folder" in errors[0]
+    save_file({name: torch.zeros(v.shape) for name, v in shapes.items()}, weights)
+    status, _, errors = run(*arguments, "network", "--weights", weights)
+    assert status == 2 and f"found tools/make_edges.py {made_by}" in errors[0], "other weights of the same name"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +189,7 @@ def test_a_network(run, photos, tmp_path):
         (["{photos}", "--engine", "network", "--weights", "network-bsds500.pth"], "content.sniklaus.com"),
         (["{photos}", "--engine", "structured", "--weights", "model.yml.gz"], "model.yml.gz"),
         (["{photos}", "--device", "abacus"], "--device: expected a device of this machine; found 'abacus'"),
+        (["{photos}", "--workers", "-1"], "--workers: expected 0 or more; found -1"),
         (["--labels", "{photos}/none.json"], "none.json: expected a JSON file; found nothing"),
     ],
 )

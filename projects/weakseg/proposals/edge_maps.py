@@ -61,12 +61,22 @@ def write_edge_map(path: str | Path, edges: np.ndarray) -> None:
 
 def declare_provenance(root: str | Path, provenance: str) -> None:
     """Write what makes the maps of the folder `root`; ValueError where it says that something else made them."""
-    path = Path(root) / PROVENANCE
-    found = _provenance(path)
+    found = read_provenance(root)
     if found is None:
-        write_json(path, {"provenance": provenance})
+        write_json(Path(root) / PROVENANCE, {"provenance": provenance})
     elif found != provenance:
         raise ValueError(f"{root}: expected edge maps made by {provenance}; found {found}. Choose another folder.")
+
+
+def read_provenance(root: str | Path) -> str | None:
+    """What made the maps of the folder `root`; None where nothing there says it."""
+    path = Path(root) / PROVENANCE
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("provenance"), str):
+        raise ValueError(f'{path}: expected {{"provenance": "..."}}; found something else. Remove the file.')
+    return content["provenance"]
 
 
 class EdgeMaps:
@@ -79,7 +89,7 @@ class EdgeMaps:
                 "python tools/make_edges.py IMAGES --output FOLDER --engine gradient (--help has better engines)."
             )
         self.root = Path(root)
-        made_by = _provenance(self.root / PROVENANCE) or f"a program that no {PROVENANCE} there names"
+        made_by = read_provenance(root) or f"a program that no {PROVENANCE} there names"
         self.provenance = f"edge maps in {root}, made by {made_by}"
 
     def __call__(self, record: dict) -> np.ndarray:
@@ -100,12 +110,3 @@ def edges(cfg) -> EdgeMaps:
 
 def _forest_edges(forest: Forest, image: np.ndarray) -> np.ndarray:
     return structured_edges(image, forest)
-
-
-def _provenance(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("provenance"), str):
-        raise ValueError(f'{path}: expected {{"provenance": "..."}}; found something else. Remove the file.')
-    return content["provenance"]
