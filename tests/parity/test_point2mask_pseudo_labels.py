@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from parity.point2mask_forest import recorded_forest
+from parity.point2mask_forest import low_level_edges
 from parity.point2mask_model import PUBLISHED
 from parity.reference import Reference, reference_files
 from weakseg.methods.point2mask.graph import cells_of, centre_distance, pixel_graph, point_distance
@@ -17,7 +17,6 @@ from weakseg.methods.point2mask.pseudo_labels import (
 from weakseg.methods.point2mask.semantic_losses import dilate_points
 from weakseg.methods.point2mask.supply import centre_cells, farthest_distance, grown_masks, mask_supply, nearest_supply
 from weakseg.methods.point2mask.transport import sinkhorn_potentials, transport_labels
-from weakseg.proposals.structured_edges import structured_edges
 from weakseg.refine.graph_distance import graph_distance
 
 TIES = 1e-3  # share of the pixels whose labels may differ
@@ -101,16 +100,6 @@ def test_pseudo_labels(path, tmp_path):
                 ref.compare(f"boxes{i}", result.boxes[i])
             image_present = present.probabilities[:, i : i + 1], present.classes[:, i : i + 1]
             compare_steps(ref, i, graphs[i : i + 1], *image_present, label, points[i], num_things)
-
-
-def low_level_edges(ref, folder):
-    """Edges (B, H, W) of the normalised images, as published: channels reversed (fault m), by the forest beside."""
-    forest = recorded_forest(ref.path, "unit_pseudo_edges", folder)
-    # Truncated to integers, the last bit counts: in float32 and with the constants of card section 3.2.
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    images = (ref.tensor("image").permute(0, 2, 3, 1) * std + mean).clamp(0, 1) * 255
-    reversed_images = images.to(torch.uint8).flip(3).numpy()
-    return torch.stack([torch.from_numpy(structured_edges(image, forest)) for image in reversed_images])
 
 
 def compare_steps(ref, i, graph, probabilities, present, classes, points, num_things):

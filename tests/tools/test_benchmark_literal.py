@@ -1,4 +1,4 @@
-"""Every literal form that a benchmark compares with gives what the published code gave."""
+"""Every literal form that a benchmark compares with gives what the published code gave, and no other result passes."""
 
 import importlib
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from parity.point2mask_forest import low_level_edges
 from parity.point2mask_model import PIXEL_MEAN, PIXEL_STD
 from parity.reference import Reference, reference_files
 from weakseg.methods.point2mask.semantic_losses import dilate_points
@@ -41,9 +42,7 @@ def test_literal_distances_are_the_published_ones(path, module):
 
 
 @reference_files("point2mask", "unit_pseudo")
-def test_literal_pseudo_labels_are_the_published_ones(path, module):
-    if "edges" in path.stem:
-        pytest.skip("the benchmark has no low-level edges")
+def test_literal_pseudo_labels_are_the_published_ones(path, module, tmp_path, monkeypatch):
     literal, ref = module("literal_pseudo_labels"), Reference(path)
     num_things, num_stuff = ref["T_U"].tolist()
     size, *image_sizes = (tuple(row) for row in ref["shapes"].tolist())
@@ -51,6 +50,8 @@ def test_literal_pseudo_labels_are_the_published_ones(path, module):
     squares = torch.zeros(*dilated.present.shape, *size)
     squares[dilated.image_index, dilated.class_index] = dilated.masks.float()
     images = range(len(image_sizes))
+    graphs, graph_costs = [], literal.graph_costs
+    monkeypatch.setattr(literal, "graph_costs", lambda *maps: graphs.append(graph_costs(*maps)) or graphs[-1])
     masks, semantic = literal.pseudo_labels(
         ref.tensor("Z_small"),
         literal.DensePoints(squares, dilated.present.float()),
@@ -60,9 +61,12 @@ def test_literal_pseudo_labels_are_the_published_ones(path, module):
         [ref.tensor(f"points{i}") for i in images],
         num_things=num_things,
         phase=2 if any(name.startswith("centres") for name in ref.keys()) else 1,
+        edges=low_level_edges(ref, tmp_path) if "image" in ref else None,
     )
     ref.compare_fraction("pl_sem", semantic)
     for i, mask in enumerate(masks):
+        if f"graph{i}" in ref:
+            ref.compare(f"graph{i}", graphs[0][i], rtol=1e-5, atol=1e-5)
         if f"masks{i}" in ref:
             ref.compare_fraction(f"masks{i}", mask, ref.bits(f"masks{i}", tuple(mask.shape)))
 
@@ -108,3 +112,28 @@ def test_literal_boundary_loss_is_the_published_one(path, module):
     loss.backward()
     ref.compare("loss", loss, rtol=1e-5)
     ref.compare("grad", logits.grad, rtol=1e-5, atol=1e-5 * np.abs(ref["grad"]).max())
+
+
+def test_absent_classes_are_not_filtered_by_the_corrected_literal_form(module, monkeypatch):
+    benchmark = module("color_losses")
+    counts = {"num_things": 20, "num_stuff": 1, "thing_classes": 3}
+    scene = module("scenes").make_scene(48, 64, images=2, things=4, **counts)
+    channels, tree_loss = [], benchmark.literal.tree_loss
+    monkeypatch.setattr(benchmark.literal, "tree_loss", lambda p, i: channels.append(p.shape[:2]) or tree_loss(p, i))
+    forms = benchmark.Forms(scene, present_only=True)
+    benchmark.check_results(forms.literal(), forms.ours())
+    present = scene.dilated().present.sum(dim=1).tolist()
+    assert channels == [(1, count + 1) for count in present] * benchmark.LAYERS and max(present) <= 4
+
+
+def test_disagreeing_results_are_errors(module):
+    ones, zeros = torch.ones(4), torch.zeros(4)
+    for name in ("color_losses", "boundary_loss"):
+        check = module(name).check_results
+        check((ones, ones), (ones, ones))
+        with pytest.raises(ValueError, match="expected"):
+            check((ones, ones), (ones, 1.02 * ones))
+        with pytest.raises(ValueError, match="expected"):
+            check((ones, ones), (1.01 * ones, ones))
+    with pytest.raises(ValueError, match="expected"):
+        module("graph_distance").check_distances(zeros, zeros + 2e-5)

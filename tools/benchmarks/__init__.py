@@ -10,6 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
+_REQUIREMENTS = {
+    "required_ratio": lambda row, required: row["median_ratio"] >= required,
+    "allowed_ratio": lambda row, allowed: row["median_ratio"] <= allowed,
+    "allowed_share": lambda row, allowed: row["share"] <= allowed,
+    # On a GPU the peak is measured; the sum of saved tensors stands in for it on a CPU.
+    "allowed_gib": lambda row, allowed: row.get("allocated_peak_gib", row["saved_gib"]) <= allowed,
+}
+
+
+class BenchmarkError(ValueError):
+    """Arguments that no scene fits, or two forms that disagree: one sentence for the user."""
+
 
 def add_timing_arguments(parser: argparse.ArgumentParser) -> None:
     """--pairs and --device, of the benchmarks that run on a GPU too."""
@@ -35,12 +47,18 @@ def compare(
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Times of `literal` (the published form) and `ours` and their ratio, over `pairs` runs in turn (A B A B ...),
-    after a warm-up whose results go to `check(literal's, ours)`; it raises when they disagree.
+    after a warm-up whose results go to `check(literal's, ours)`; it raises ValueError when they disagree, and so does
+    this (BenchmarkError).
 
     Each ratio is of the two runs of a pair, so that other load on the machine falls on both. Times are medians in
     seconds; on a GPU they end when the device is done.
     """
-    check(literal(), ours())
+    results = literal(), ours()
+    try:
+        check(*results)
+    except ValueError as error:
+        raise BenchmarkError(f"{name}: {error}") from None
+    del results
     times = np.array([[seconds(literal, device), seconds(ours, device)] for _ in range(pairs)])
     ratios = times[:, 0] / times[:, 1]
     literal_seconds, our_seconds = np.median(times, axis=0).tolist()
@@ -53,6 +71,17 @@ def compare(
         "min_ratio": float(ratios.min()),
         "max_ratio": float(ratios.max()),
     }
+
+
+def met(row: dict[str, Any]) -> str:
+    """Whether the row meets its requirement: "yes", "no", or "" where it has none."""
+    kept = [is_met(row, row[name]) for name, is_met in _REQUIREMENTS.items() if name in row]
+    return ("yes" if all(kept) else "no") if kept else ""
+
+
+def on_cpu(device: str) -> bool:
+    """Most requirements are of a CPU."""
+    return torch.device(device).type == "cpu"
 
 
 def growth(sizes: Sequence[float], seconds: Sequence[float]) -> float:
@@ -79,5 +108,5 @@ def seconds(function: Callable[[], Any], device: str = "cpu") -> float:
 
 def synchronize(device: str) -> None:
     """Wait for a GPU; nothing on the CPU."""
-    if torch.device(device).type == "cuda":
+    if not on_cpu(device):
         torch.cuda.synchronize(device)

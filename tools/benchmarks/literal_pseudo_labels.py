@@ -42,13 +42,15 @@ def class_probabilities(logits: Tensor, points: DensePoints) -> Tensor:
     return torch.maximum(full.softmax(dim=1) * points.present[:, :, None, None], points.squares)
 
 
-def graph_costs(probabilities: Tensor, boundary: Tensor, embedding: Tensor) -> Tensor:
-    """Step costs (B, h, w, 8) from full-resolution probabilities (B, C, H, W)."""
+def graph_costs(probabilities: Tensor, boundary: Tensor, embedding: Tensor, edges: Tensor | None = None) -> Tensor:
+    """Step costs (B, h, w, 8) from full-resolution probabilities (B, C, H, W) and low-level edges (B, H, W), if any."""
     grid = (probabilities.shape[-2] // STRIDE, probabilities.shape[-1] // STRIDE)
     q, m = _resize(probabilities, grid), _resize(embedding, grid)
     s = _resize(boundary[:, None], grid).sigmoid()
     class_change = (q[:, :, None] - neighbours(q)).abs().sum(dim=1)
     crossing = torch.maximum(s[:, :, None], neighbours(s))[:, 0]
+    if edges is not None:
+        crossing = crossing + neighbours(_resize(edges[:, None], grid))[:, 0]
     feature_change = (1 - (m[:, :, None] * neighbours(m)).sum(dim=1)).clamp(min=0)
     return (class_change + 0.1 * crossing + 0.1 * feature_change).permute(0, 2, 3, 1)
 
@@ -126,13 +128,15 @@ def pseudo_labels(
     *,
     num_things: int,
     phase: int,
+    edges: Tensor | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Per image the masks (n, H, W) bool, and the semantic pseudo label (B, H, W)."""
+    """Per image the masks (n, H, W) bool, and the semantic pseudo label (B, H, W). edges (B, H, W): low-level edges of
+    the images (card 3.5), an option of the release that is off by default."""
     probabilities = class_probabilities(logits, dense)
     best, semantic = probabilities.max(dim=1)
     is_stuff = semantic >= num_things
     semantic = semantic.masked_fill(best < 0.5, 255)
-    graphs = graph_costs(probabilities, boundary, embedding)
+    graphs = graph_costs(probabilities, boundary, embedding, edges)
     masks = []
     for graph, probability, stuff, labels, rows in zip(graphs, probabilities, is_stuff, classes, points):
         mask = torch.zeros(len(labels), *stuff.shape, dtype=torch.bool, device=logits.device)

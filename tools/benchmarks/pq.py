@@ -17,7 +17,7 @@ from detectron2.data.catalog import Metadata
 from PIL import Image
 from pycocotools import mask as rle_tools
 
-from benchmarks import add_growth, compare
+from benchmarks import BenchmarkError, add_growth, compare
 from weakseg.evaluation.panoptic_quality import PanopticCounts, panoptic_counts, panoptic_quality
 from weakseg.evaluation.truth import Truth
 from weakseg.labels import encode_mask
@@ -148,6 +148,8 @@ def _published_pq(folder: Path) -> dict[str, float]:
     for suffix, wanted in (("", (0, 1)), ("_th", (1,)), ("_st", (0,))):
         chosen = [stats[category["id"]] for category in truth["categories"] if category["isthing"] in wanted]
         chosen = [s for s in chosen if s["tp"] + s["fp"] + s["fn"]]
+        if not chosen:
+            raise BenchmarkError("--segments: expected things and stuff; found one kind only. Ask for more segments.")
         weights = [s["tp"] + 0.5 * s["fp"] + 0.5 * s["fn"] for s in chosen]
         results[f"PQ{suffix}"] = 100 * sum(s["iou"] / w for s, w in zip(chosen, weights)) / len(chosen)
         results[f"SQ{suffix}"] = 100 * sum(s["iou"] / s["tp"] if s["tp"] else 0.0 for s in chosen) / len(chosen)

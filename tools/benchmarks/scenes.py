@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks import BenchmarkError
 from weakseg.labels import NO_CLASS
 from weakseg.methods.point2mask.semantic_losses import DilatedPoints, dilate_points
 
@@ -149,6 +150,12 @@ def _labelled_pixels(
         targets += [((semantic[b] == kind), kind, -1) for kind in stuff_kinds.tolist()]
         for inside, kind, k in targets:
             pixels = inside.nonzero()
+            if not len(pixels):
+                height, width = owner.shape[1:]
+                raise BenchmarkError(
+                    f"--things: expected objects and grounds that are in sight; found one hidden among {len(labels)} "
+                    f"things at {width}x{height}. Ask for larger images or fewer things."
+                )
             chosen = pixels[torch.randint(len(pixels), (count,), generator=generator)]
             for dy in range(block):
                 for dx in range(block):
