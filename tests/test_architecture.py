@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "projects" / "weakseg"
 ROOMS = {
     "_restricted_pickle": "",
     "_opencv_storage": "",
+    "_restricted_xml": "",
     "safe_io": "",
     "weights": "safe_io",
     "config_merge": "",
@@ -35,6 +36,7 @@ ROOMS = {
 EXTRA = {
     ("safe_io", "_restricted_pickle"): "the part of safe_io that reads legacy pickles",
     ("safe_io", "_opencv_storage"): "the part of safe_io that reads OpenCV's YAML",
+    ("safe_io", "_restricted_xml"): "the part of safe_io that reads XML",
     ("zoo", "data"): "class names that a published file does not carry",
     ("zoo", "inference"): "a converted file must predict alone",
     ("zoo", "weights"): "its sentences name tensors in the same way",

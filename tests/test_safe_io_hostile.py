@@ -66,6 +66,7 @@ def test_arrays_of_objects_are_refused(tmp_path, marker):
         "read_yml_gz",
         "read_mat",
         "read_weights",
+        "read_xml",
     ],
 )
 def test_what_is_missing_is_named(reader, tmp_path):
@@ -132,12 +133,15 @@ def test_a_compressed_torch_archive_that_unpacks_to_much_more_is_refused(tmp_pat
 
 
 ELSEWHERE = re.compile(
-    r"\b(c?pickle|dill|joblib|h5py|shelve|marshal|lxml|imageio|ElementTree)\b|torch\.load\b|np\.(load|fromfile|memmap)\b|"
+    r"\b(c?pickle|dill|joblib|h5py|shelve|marshal|lxml|imageio|ElementTree|expat|minidom|sax)\b|torch\.load\b|np\.(load|fromfile|memmap)\b|"
     r"yaml\.(\w*load|Loader)|loadmat|(?<![\w.])(eval|exec)\(|json\.loads?\b|Image\.open\b|cv2\.(imread|FileStorage)|"
     r'(ZipFile|tarfile\.open|gzip\.open|GzipFile)\((?!.*"w)|(?<!\w)load_file\(|\bsafe_open\b|detection_utils|'
     r"merge_from_file\((?!.*allow_unsafe=False)"
 )
-DOOR = {Path("projects/weakseg") / name for name in ("safe_io.py", "_restricted_pickle.py", "_opencv_storage.py")}
+DOOR = {
+    Path("projects/weakseg") / name
+    for name in ("safe_io.py", "_restricted_pickle.py", "_restricted_xml.py", "_opencv_storage.py")
+}
 
 
 def test_no_other_file_deserialises():
@@ -156,7 +160,16 @@ def test_no_other_file_deserialises():
 
 
 @pytest.mark.parametrize(
-    "line", ["import pickle", "x = np.load(p)", "json.load(f)", "eval(text)", "Image.open(p)", "loadmat(p)"]
+    "line",
+    [
+        "import pickle",
+        "from xml.parsers import expat",
+        "x = np.load(p)",
+        "json.load(f)",
+        "eval(text)",
+        "Image.open(p)",
+        "loadmat(p)",
+    ],
 )
 def test_the_search_finds_what_it_looks_for(line):
     assert ELSEWHERE.search(line)

@@ -28,7 +28,7 @@ from weakseg.engine.cli import run_command
 from weakseg.evaluation.growth import GROWN, classes_of, compare_growth, positive_points, true_masks
 from weakseg.labels import LabelFile, read_label_file, write_label_file
 from weakseg.methods.point2mask.grow import grow_annotations, without_masks
-from weakseg.proposals.edge_maps import read_provenance
+from weakseg.proposals.map_folder import read_provenance
 from weakseg.safe_io import read_image, resolve_inside, write_png
 from weakseg.visualize import draw_points, paint_panoptic, sheet
 

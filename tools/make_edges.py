@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from weakseg.engine.cli import run_command
-from weakseg.labels import read_label_file
-from weakseg.proposals.edge_maps import ENGINES, EdgeDetector, declare_provenance, edge_detector, write_edge_map
-from weakseg.safe_io import read_image, resolve_inside
+from weakseg.proposals.edge_maps import ENGINES, EdgeDetector, edge_detector, write_edge_map
+from weakseg.proposals.map_folder import check_output, declare_provenance, find_images, map_file
+from weakseg.safe_io import read_image
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+WHAT = "edge maps"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,14 +45,14 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    images = find_images(args)
-    check_output(args.output, images)
+    images = find_images(args.images, args.labels, args.image_root)
+    check_output(args.output, images, what=WHAT)
     check_device(args.device, args.workers)
     detector = edge_detector(args.engine, args.weights, device=args.device)
     made_by = f"--engine {args.engine}" + (f" --weights {name_and_digest(args.weights)}" if args.weights else "")
-    declare_provenance(args.output, f"tools/make_edges.py {made_by}, without masks of these images")
+    declare_provenance(args.output, f"tools/make_edges.py {made_by}, without masks of these images", what=WHAT)
 
-    missing = [path for path in images if not edge_file(args.output, path).exists()]
+    missing = [path for path in images if not map_file(args.output, path).exists()]
     unreadable = []
     work = DataLoader(EdgeWork(missing, args.output, detector), batch_size=None, num_workers=args.workers)
     for sentence in tqdm(work, unit="image", initial=len(images) - len(missing), total=len(images)):
@@ -81,7 +81,7 @@ class EdgeWork(Dataset):
             image = read_image(path)
         except (ValueError, FileNotFoundError) as error:
             return str(error)
-        write_edge_map(edge_file(self.output, path), self.detector(image))
+        write_edge_map(map_file(self.output, path), self.detector(image))
         return ""
 
 
@@ -89,53 +89,6 @@ def name_and_digest(path: Path) -> str:
     """Files of the same name are told apart by what is in them."""
     with path.open("rb") as file:
         return f"{path.name} (sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]})"
-
-
-def edge_file(output: Path, image: Path) -> Path:
-    return output / f"{image.stem}.png"
-
-
-def find_images(args: argparse.Namespace) -> list[Path]:
-    """The images to work on, each once."""
-    if bool(args.images) == bool(args.labels):
-        raise ValueError(
-            f"Expected either images or --labels; found {'both' if args.labels else 'neither'}. Give one of them."
-        )
-    if args.image_root and not args.labels:
-        raise ValueError("--image-root: expected together with --labels; found without it. Name the folder as IMAGES.")
-    if args.labels:
-        root = args.image_root or args.labels.parent
-        found = [resolve_inside(root, image["file_name"]) for image in read_label_file(args.labels).images]
-    else:
-        found = [path for given in args.images for path in images_of(given)]
-    if not found:
-        where = args.labels or ", ".join(map(str, args.images))
-        raise ValueError(f"{where}: expected images ({', '.join(sorted(SUFFIXES))}); found none. Check the path.")
-    return list({path.parent.resolve() / path.name: path for path in found}.values())
-
-
-def images_of(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-    if path.is_file():
-        return [path]
-    raise FileNotFoundError(f"{path}: expected an image or a folder of images; found nothing. Check the path.")
-
-
-def check_output(output: Path, images: list[Path]) -> None:
-    """Every image has a file of its own to write, and none of these is an image."""
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output: expected a folder at {output}; found a file. Choose another path.")
-    if output.resolve() in {path.parent.resolve() for path in images}:
-        raise ValueError(f"--output: expected another folder than that of the images; found {output}. Choose another.")
-    by_stem: dict[str, Path] = {}
-    for path in images:
-        other = by_stem.setdefault(path.stem, path)
-        if other is not path:
-            raise ValueError(
-                f"Expected images of different names, as edge maps are named after them; found {other} and {path}. "
-                "Rename one, or use one output folder for each folder of images."
-            )
 
 
 def check_device(device: str, workers: int) -> None:

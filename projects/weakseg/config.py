@@ -47,6 +47,8 @@ def add_weakseg_config(cfg: CN) -> None:
     cfg.INPUT.EVIDENCE = ()
     # Folder of edge maps as tools/make_edges.py writes them (evidence "edges").
     cfg.INPUT.EDGE_ROOT = ""
+    # Folder of region maps as tools/make_oversegmentation.py writes them (evidence "regions").
+    cfg.INPUT.REGION_ROOT = ""
     # Entry of AUGMENTATION_REGISTRY.
     cfg.INPUT.AUGMENTATION = "resize_flip"
     # Folder of the images when DATASETS.TRAIN / TEST name label files (*.json) instead of registered data sets; "" is

@@ -29,6 +29,7 @@ from safetensors.torch import load_file as load_safetensors
 
 from weakseg._opencv_storage import load_opencv_storage
 from weakseg._restricted_pickle import checked_plain, load_plain_pickle
+from weakseg._restricted_xml import read_xml as read_xml
 
 MAX_TEXT_BYTES = 2 << 30
 MAX_ARRAY_BYTES = 4 << 30

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo, create_transform
 
 from tiny import CONFIGS
-from weakseg.backbones import SwinBackbone, TimmBackbone, load_backbone_weights
+from weakseg.backbones import DeepStemResNet, SwinBackbone, TimmBackbone, load_backbone_weights
+from weakseg.backbones.deep_stem_resnet import imagenet_name
 from weakseg.backbones.swin import resize_position_table
 from weakseg.engine.defaults import load_config
 from weakseg.zoo.published import hint
@@ -64,6 +65,17 @@ def test_a_timm_backbone_reads_the_names_of_the_whole_network(tmp_path, name, fr
     with torch.no_grad():
         expected = whole.float().forward_intermediates(image, intermediates_only=True)[-1]
     torch.testing.assert_close(last, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_a_deep_stem_resnet_reads_published_names_and_its_own(tmp_path):
+    sizes = {"in_channels": 3, "stem_channels": 8, "res2_channels": 8, "width": 4, "norm": "BN"}
+    source, target = (DeepStemResNet(50, **sizes, out_features=("res5",), freeze_at=0) for _ in range(2))
+    published = {imagenet_name(name): value for name, value in source.state_dict().items()}
+    torch.save(published | {"fc.weight": torch.ones(2, 2)}, tmp_path / "published.pth")
+    load_backbone_weights(target, tmp_path / "published.pth")
+    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values()))
+    torch.save(source.state_dict(), tmp_path / "own.pth")
+    load_backbone_weights(target, tmp_path / "own.pth")
 
 
 def test_what_is_missing_or_of_another_shape_is_counted(tmp_path):

@@ -74,7 +74,7 @@ def test_model_without_trainable_parameter_is_refused(tmp_path):
 
 
 def test_unknown_optimizer_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER: expected one of AdamW, SGD.*; found 'Adam'"):
+    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER: expected one of AdamW, CaffeSGD, SGD.*; found 'Adam'"):
         build_optimizer(toy_config(tmp_path, "SOLVER.OPTIMIZER", "Adam"), ToyModel())
 
 

@@ -14,13 +14,12 @@ from skimage.color import rgb2lab
 from weakseg.config import add_weakseg_config
 from weakseg.proposals import build_evidence, edge_maps
 from weakseg.proposals.edge_maps import (
-    declare_provenance,
     edge_detector,
     gradient_edges,
-    read_provenance,
     write_edge_map,
 )
 from weakseg.proposals.edge_networks import PiDiNet, network_edges, read_edge_network
+from weakseg.proposals.map_folder import declare_provenance, read_provenance
 from weakseg.safe_io import read_image, read_label_png, write_json, write_png
 
 
@@ -165,12 +164,12 @@ def test_provenance_is_what_the_folder_says(cfg, tmp_path):
         f"edge maps in {tmp_path}, made by a program that no provenance.json there names"
     )
     assert read_provenance(tmp_path) is None
-    declare_provenance(tmp_path, "Ann, by hand")
-    declare_provenance(tmp_path, "Ann, by hand")
+    declare_provenance(tmp_path, "Ann, by hand", what="edge maps")
+    declare_provenance(tmp_path, "Ann, by hand", what="edge maps")
     assert read_provenance(tmp_path) == "Ann, by hand"
     assert build_evidence(cfg)["edges"].provenance == f"edge maps in {tmp_path}, made by Ann, by hand"
     with pytest.raises(ValueError, match="expected edge maps made by Bob; found Ann, by hand. Choose another folder."):
-        declare_provenance(tmp_path, "Bob")
+        declare_provenance(tmp_path, "Bob", what="edge maps")
     write_json(tmp_path / "provenance.json", ["Ann"])
     with pytest.raises(ValueError, match="provenance.json: expected .*found something else"):
         build_evidence(cfg)

@@ -8,7 +8,7 @@ import pytest
 
 from tiny import ROOT, scenes
 from weakseg.labels import LabelFile, decode_segmentation, encode_mask, read_label_file, write_label_file
-from weakseg.proposals.edge_maps import declare_provenance
+from weakseg.proposals.map_folder import declare_provenance
 from weakseg.safe_io import read_image, write_png
 
 SCRIPT = ROOT / "tools/grow_points.py"
@@ -234,7 +234,7 @@ def test_other_edge_maps_are_other_options(run, photo, tmp_path):
     for folder, made_by in (("edges", "Ann"), ("moved", "Ann"), ("other", "Bob")):
         for name in ("a", "b"):
             write_png(tmp_path / folder / f"{name}.png", np.zeros((40, 80), dtype=np.uint8))
-        declare_provenance(tmp_path / folder, made_by)
+        declare_provenance(tmp_path / folder, made_by, what="edge maps")
     run(*arguments, tmp_path / "edges")
     assert read_label_file(tmp_path / "out/labels.json").info["grown"]["edges"] == "Ann"
     run(*arguments, tmp_path / "moved")

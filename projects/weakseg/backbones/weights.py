@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.modeling import Backbone, ResNet
 from torch import Tensor
 
+from weakseg.backbones.deep_stem_resnet import DeepStemResNet, from_imagenet
 from weakseg.backbones.swin import SwinBackbone, resize_position_table
 from weakseg.backbones.timm_backbone import TimmBackbone
 from weakseg.backbones.torchvision_names import from_torchvision
@@ -25,14 +26,17 @@ _POSITION_TABLE = "relative_position_bias_table"
 def load_backbone_weights(backbone: Backbone, path: str | Path) -> None:
     """Copy the weights of `path` into `backbone`, in place.
 
-    A Detectron2 `ResNet` takes torchvision's key names, a `TimmBackbone` those of timm, a `SwinBackbone` those of the
-    published ImageNet files, and any backbone its own. What the file holds besides (a classifier) is left out. Raises
-    ValueError when a parameter or statistic of the backbone is missing in the file, or has another shape there; but a
-    Swin's position tables are resized to its window, and its norms of the maps, which no classifier has, may be new.
+    A Detectron2 `ResNet` takes torchvision's key names, a `TimmBackbone` those of timm, a `SwinBackbone` and a
+    `DeepStemResNet` those of the published ImageNet files, and any backbone its own. What the file holds besides (a
+    classifier) is left out. Raises ValueError when a parameter or statistic of the backbone is missing in the file, or
+    has another shape there; but a Swin's position tables are resized to its window, and its norms of the maps, which no
+    classifier has, may be new.
     """
     weights = _read(path)
     target = backbone.network if isinstance(backbone, TimmBackbone) else backbone
-    if isinstance(backbone, ResNet) and "layer1.0.conv1.weight" in weights:
+    if isinstance(backbone, DeepStemResNet) and "conv1.0.weight" in weights:
+        weights = from_imagenet(weights)
+    elif isinstance(backbone, ResNet) and "layer1.0.conv1.weight" in weights:
         weights = from_torchvision(weights)
     if isinstance(backbone, SwinBackbone):
         weights = _with_tables_of_window(weights, backbone.window_size)

@@ -10,6 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import nn
 
+from weakseg.engine.caffe_sgd import CaffeMomentumSGD
+
 OPTIMIZER_REGISTRY = Registry("OPTIMIZER")
 OPTIMIZER_REGISTRY.__doc__ = """
 Optimisers by the name in `SOLVER.OPTIMIZER`. An entry is called as `entry(groups, solver)`: torch's parameter groups
@@ -31,6 +33,11 @@ def SGD(groups: list[dict], solver: CfgNode) -> torch.optim.Optimizer:
         nesterov=solver.NESTEROV,
         weight_decay=solver.WEIGHT_DECAY,
     )
+
+
+@OPTIMIZER_REGISTRY.register()
+def CaffeSGD(groups: list[dict], solver: CfgNode) -> torch.optim.Optimizer:
+    return CaffeMomentumSGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -18,7 +18,6 @@ from detectron2.engine.defaults import default_writers
 from detectron2.engine.hooks import EvalHook, IterationTimer, LRScheduler, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage, EventWriter
@@ -34,6 +33,7 @@ from weakseg.data import (
     dataset_names,
     metadata_of,
 )
+from weakseg.engine.caffe_sgd import build_lr_scheduler
 from weakseg.engine.checkpoint import Checkpointer, describe_run
 from weakseg.engine.defaults import with_seed, write_config
 from weakseg.engine.ema import ModelEMA

@@ -24,7 +24,7 @@ GROWN = "grown"
 class GrowingModel(Protocol):
     """What `show_growth` asks of a model: what it grows the points of a batch to, and what it predicts."""
 
-    def eval(self) -> Any: ...
+    def train(self, mode: bool) -> Any: ...
 
     def pseudo_labels(self, batch: list[dict]) -> list[dict]: ...
 
@@ -48,7 +48,7 @@ def show_growth(
     """
     truth, colors = Truth(metadata), metadata.stuff_colors
     overlaps: dict[str, list[float]] = {PSEUDO_MASKS: [], NEAREST_POINT: []}
-    model.eval()
+    model.train(False)
     for batch in batches:
         (sample,) = batch
         size = tuple(sample["image"].shape[1:])
@@ -104,7 +104,10 @@ def compare_growth(labels: LabelFile, grown: Mapping[Any, list[dict]]) -> dict[s
     kind, overlap_of = np.array(kinds), 100 * np.array(overlaps)
     is_thing = kind < labels.num_things
     of_classes = [overlap_of[kind == k].mean(axis=0) for k in np.unique(kind[is_thing])]
-    columns = {f"{is_thing.sum()} things": overlap_of[is_thing], f"{len(of_classes)} thing classes": of_classes}
+    columns: dict[str, Any] = {
+        f"{is_thing.sum()} things": overlap_of[is_thing],
+        f"{len(of_classes)} thing classes": of_classes,
+    }
     columns |= {f"{(~is_thing).sum()} stuff": overlap_of[~is_thing], f"all {len(kind)}": overlap_of}
     means = {name: np.mean(values, axis=0).tolist() for name, values in columns.items() if len(values)}
     splits = ("nearest point", "nearest point or border", GROWN)

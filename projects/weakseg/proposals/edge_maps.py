@@ -10,14 +10,12 @@ import cv2
 import numpy as np
 
 from weakseg.proposals.edge_networks import network_edges, read_edge_network
+from weakseg.proposals.map_folder import PROVENANCE, map_file, read_provenance
 from weakseg.proposals.registry import PROPOSAL_LOADER_REGISTRY
 from weakseg.proposals.structured_edges import Forest, read_forest, structured_edges
-from weakseg.safe_io import read_image, read_json, write_json, write_png
+from weakseg.safe_io import read_image, write_png
 
 ENGINES = ("structured", "network", "gradient")
-PROVENANCE = "provenance.json"
-"""File beside the maps that says what made them."""
-
 GRADIENT_SIGMA = 1.5
 """Standard deviation, in pixels, of the smoothing before gradients are taken."""
 GRADIENT_FULL = 12.0
@@ -59,26 +57,6 @@ def write_edge_map(path: str | Path, edges: np.ndarray) -> None:
     write_png(path, np.round(np.clip(edges, 0, 1) * 255).astype(np.uint8))
 
 
-def declare_provenance(root: str | Path, provenance: str) -> None:
-    """Write what makes the maps of the folder `root`; ValueError where it says that something else made them."""
-    found = read_provenance(root)
-    if found is None:
-        write_json(Path(root) / PROVENANCE, {"provenance": provenance})
-    elif found != provenance:
-        raise ValueError(f"{root}: expected edge maps made by {provenance}; found {found}. Choose another folder.")
-
-
-def read_provenance(root: str | Path) -> str | None:
-    """What made the maps of the folder `root`; None where nothing there says it."""
-    path = Path(root) / PROVENANCE
-    if not path.is_file():
-        return None
-    content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("provenance"), str):
-        raise ValueError(f'{path}: expected {{"provenance": "..."}}; found something else. Remove the file.')
-    return content["provenance"]
-
-
 class EdgeMaps:
     """Reads the edge map `root`/STEM.png of the image STEM.jpg: (H, W) float32 in [0, 1]."""
 
@@ -93,7 +71,7 @@ class EdgeMaps:
         self.provenance = f"edge maps in {root}, made by {made_by}"
 
     def __call__(self, record: dict) -> np.ndarray:
-        path = self.root / f"{Path(record['file_name']).stem}.png"
+        path = map_file(self.root, record["file_name"])
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: expected the edge map of {record['file_name']}; found none. Make it with: python "

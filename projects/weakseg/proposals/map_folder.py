@@ -1,0 +1,84 @@
+"""A folder with one PNG an image, named as the image, a word on what made them, and the images to make them of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from weakseg.labels import read_label_file
+from weakseg.safe_io import read_json, resolve_inside, write_json
+
+PROVENANCE = "provenance.json"
+"""File beside the maps that says what made them."""
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def map_file(root: str | Path, image: str | Path) -> Path:
+    """Where the map of the image NAME.jpg lies: `root`/NAME.png."""
+    return Path(root) / f"{Path(image).stem}.png"
+
+
+def declare_provenance(root: str | Path, provenance: str, *, what: str) -> None:
+    """Write what makes the maps of the folder `root`; ValueError where it says that something else made them.
+    what: the maps in words, for errors."""
+    found = read_provenance(root)
+    if found is None:
+        write_json(Path(root) / PROVENANCE, {"provenance": provenance})
+    elif found != provenance:
+        raise ValueError(f"{root}: expected {what} made by {provenance}; found {found}. Choose another folder.")
+
+
+def read_provenance(root: str | Path) -> str | None:
+    """What made the maps of the folder `root`; None where nothing there says it."""
+    path = Path(root) / PROVENANCE
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("provenance"), str):
+        raise ValueError(f'{path}: expected {{"provenance": "..."}}; found something else. Remove the file.')
+    return content["provenance"]
+
+
+def find_images(given: Sequence[Path], labels: Path | None = None, image_root: Path | None = None) -> list[Path]:
+    """The images that a command works on, each once: those `given` (files, and folders without their sub-folders), or
+    else those of a label file below `image_root` (default: its own folder)."""
+    if bool(given) == bool(labels):
+        raise ValueError(
+            f"Expected either images or --labels; found {'both' if labels else 'neither'}. Give one of them."
+        )
+    if image_root and not labels:
+        raise ValueError("--image-root: expected together with --labels; found without it. Name the folder as IMAGES.")
+    if labels:
+        root = image_root or labels.parent
+        found = [resolve_inside(root, image["file_name"]) for image in read_label_file(labels).images]
+    else:
+        found = [path for item in given for path in _images_of(item)]
+    if not found:
+        where = labels or ", ".join(map(str, given))
+        raise ValueError(f"{where}: expected images ({', '.join(IMAGE_SUFFIXES)}); found none. Check the path.")
+    return list({path.parent.resolve() / path.name: path for path in found}.values())
+
+
+def check_output(output: Path, images: Sequence[Path], *, what: str) -> None:
+    """Every image has a file of its own to write in the folder `output`, and none of these is an image. what: the maps
+    in words, for errors."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output: expected a folder at {output}; found a file. Choose another path.")
+    if output.resolve() in {path.parent.resolve() for path in images}:
+        raise ValueError(f"--output: expected another folder than that of the images; found {output}. Choose another.")
+    by_stem: dict[str, Path] = {}
+    for path in images:
+        other = by_stem.setdefault(path.stem, path)
+        if other is not path:
+            raise ValueError(
+                f"Expected images of different names, as {what} are named after them; found {other} and {path}. "
+                "Rename one, or use one output folder for each folder of images."
+            )
+
+
+def _images_of(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if path.is_file():
+        return [path]
+    raise FileNotFoundError(f"{path}: expected an image or a folder of images; found nothing. Check the path.")
