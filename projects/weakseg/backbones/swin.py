@@ -8,6 +8,7 @@ size divisibility, and recomputes in torch's old way, which warns.
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from detectron2.layers import ShapeSpec
@@ -130,7 +131,10 @@ class _Block(SwinTransformerBlock):
     W: int
 
     def __init__(self, *arguments, drop_path: float, is_recomputed: bool, **keywords):
-        super().__init__(*arguments, **keywords)
+        with warnings.catch_warnings():
+            # Detectron2 leaves the order of the indices to torch's default.
+            warnings.filterwarnings("ignore", message="torch.meshgrid")
+            super().__init__(*arguments, **keywords)
         self.drop_path = DropPath(drop_path)
         self.is_recomputed = is_recomputed
 
