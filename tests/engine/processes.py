@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from weakseg.engine.launch import leave_process_group
+
 
 def run_processes(work, processes: int, folder: Path, *arguments) -> list:
     """What `work(*arguments)`, an importable function, returns in each process, by rank; tensors and plain data."""
@@ -22,4 +24,4 @@ def _process(rank, processes, folder, work, arguments):
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes
     )
     torch.save(work(*arguments), Path(folder, f"rank{rank}.pt"))
-    torch.distributed.destroy_process_group()
+    leave_process_group()

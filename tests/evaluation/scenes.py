@@ -10,6 +10,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.data.samplers import InferenceSampler
 from detectron2.structures import Boxes, Instances
 
+from weakseg.engine.launch import leave_process_group
 from weakseg.evaluation import InstanceEvaluator, MeanIoUEvaluator, PanopticEvaluator, ResultWriter, Truth
 from weakseg.labels import LabelFile, encode_mask, write_label_file
 from weakseg.safe_io import write_json
@@ -141,4 +142,4 @@ def worker(rank: int, processes: int, metadata: dict, folder: str) -> None:
             except ValueError as error:
                 messages[f"{fault} {evaluator.__name__}"] = str(error)
     write_json(folder / f"rank{rank}.json", {"results": results, "messages": messages})
-    torch.distributed.destroy_process_group()
+    leave_process_group()

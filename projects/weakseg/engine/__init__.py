@@ -4,7 +4,7 @@ from weakseg.engine.checkpoint import Checkpointer, describe_run
 from weakseg.engine.cli import run_command
 from weakseg.engine.defaults import load_config, setup, with_seed
 from weakseg.engine.ema import ModelEMA
-from weakseg.engine.launch import launch
+from weakseg.engine.launch import launch, leave_process_group
 from weakseg.engine.optimizer import OPTIMIZER_REGISTRY, build_gradient_clipper, build_optimizer
 from weakseg.engine.trainer import Trainer
 
@@ -17,6 +17,7 @@ __all__ = [
     "build_optimizer",
     "describe_run",
     "launch",
+    "leave_process_group",
     "load_config",
     "run_command",
     "setup",

@@ -57,12 +57,16 @@ def _under_torchrun(main: Callable[..., Any], args: tuple, timeout: timedelta) -
     return _main_then_leave(main, args)
 
 
-def _main_then_leave(main: Callable[..., Any], args: tuple) -> Any:
-    """Leave the process group after `main`, and end gloo's threads with it: one that still holds a tensor when the
-    interpreter ends aborts the process (pytorch issue 190489). They end with the last reference to their group."""
-    result = main(*args)
+def leave_process_group() -> None:
+    """Leave the process group, and end gloo's threads with it: one that still holds a tensor when the interpreter ends
+    aborts the process (pytorch issue 190489). They end with the last reference to their group."""
     comm._LOCAL_PROCESS_GROUP = None
     comm._get_global_gloo_group.cache_clear()
     torch.distributed.destroy_process_group()
     gc.collect()
+
+
+def _main_then_leave(main: Callable[..., Any], args: tuple) -> Any:
+    result = main(*args)
+    leave_process_group()
     return result

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 
+from weakseg.engine.launch import leave_process_group
 from weakseg.methods.spml.contrast import (
     affinity_loss,
     annotation_loss,
@@ -95,4 +96,4 @@ def worker(rank: int, cases: list[list[tuple[int, int]]], folder: str) -> None:
     )
     found = [contrast_twice(slice(*shares[rank])) for shares in cases]
     torch.save(found, Path(folder, f"rank{rank}.pth"))
-    torch.distributed.destroy_process_group()
+    leave_process_group()
