@@ -5,7 +5,7 @@
     python tools/demo.py --seed 1 --output output/demo1 SOLVER.MAX_ITER 400
 
 Renders 300 training and 48 held-out scenes, measures the untrained network, trains Point2Mask from one point per
-target, measures again on the held-out scenes, and draws one picture for each of them: image, points, pseudo masks that
+target, measures again on the held-out scenes, and draws one picture for each of them: image, points, boundary, masks that
 the points were grown to, prediction, truth. Ends with a table.
 """
 
@@ -87,7 +87,7 @@ def main() -> None:
     print(f"\nOn {args.test_images} held-out scenes, seed {args.seed}:")
     print(tabulate(rows, headers=["", "PQ", "PQ things", "PQ stuff", "mIoU"], floatfmt=".1f"))
     print(tabulate(quality.items(), headers=["from the held-out points", "mean IoU of targets"], floatfmt=".1f"))
-    print(f"Pictures (image | points | pseudo masks | prediction | truth): {args.output / 'pictures'}")
+    print(f"Pictures (image | points | boundary | pseudo masks | prediction | truth): {args.output / 'pictures'}")
 
 
 def result_row(name: str, results: dict) -> list:
