@@ -5,8 +5,8 @@
     python tools/demo.py --seed 1 --output output/demo1 SOLVER.MAX_ITER 400
 
 Renders 300 training and 48 held-out scenes, measures the untrained network, trains Point2Mask from one point per
-target, measures again on the held-out scenes, and draws one picture for each of them: image, points, boundary, masks that
-the points were grown to, prediction, truth. Ends with a table.
+target, measures again on the held-out scenes, and draws one picture for each of them: image, points, learned boundary,
+masks that the points were grown to, prediction, truth. Ends with a table.
 """
 
 import argparse
