@@ -16,15 +16,15 @@ weights is; gradient, colour differences of neighbouring pixels, without weights
 import argparse
 import hashlib
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from weakseg.engine.cli import run_command
 from weakseg.proposals.edge_maps import ENGINES, EdgeDetector, edge_detector, write_edge_map
-from weakseg.proposals.map_folder import check_output, declare_provenance, find_images, map_file
+from weakseg.proposals.map_folder import check_output, declare_provenance, find_images, write_maps
 from weakseg.safe_io import read_image
 
 WHAT = "edge maps"
@@ -52,37 +52,17 @@ def main() -> None:
     made_by = f"--engine {args.engine}" + (f" --weights {name_and_digest(args.weights)}" if args.weights else "")
     declare_provenance(args.output, f"tools/make_edges.py {made_by}, without masks of these images", what=WHAT)
 
-    missing = [path for path in images if not map_file(args.output, path).exists()]
-    unreadable = []
-    work = DataLoader(EdgeWork(missing, args.output, detector), batch_size=None, num_workers=args.workers)
-    for sentence in tqdm(work, unit="image", initial=len(images) - len(missing), total=len(images)):
-        if sentence:
-            unreadable.append(sentence)
-    written = len(missing) - len(unreadable)
-    print(f"{args.output}: {written} written, {len(images) - len(missing)} there before, {len(unreadable)} left out")
-    for sentence in unreadable:
+    before, left_out = write_maps(images, args.output, read_image, partial(write_edges, detector), workers=args.workers)
+    written = len(images) - before - len(left_out)
+    print(f"{args.output}: {written} written, {before} there before, {len(left_out)} left out")
+    for sentence in left_out:
         print(f"left out: {sentence}", file=sys.stderr)
-    if unreadable:
+    if left_out:
         sys.exit(1)
 
 
-class EdgeWork(Dataset):
-    """Item i writes the edge map of image i, and is "", or the sentence that says why there is none."""
-
-    def __init__(self, images: list[Path], output: Path, detector: EdgeDetector):
-        self.images, self.output, self.detector = images, output, detector
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> str:
-        path = self.images[index]
-        try:
-            image = read_image(path)
-        except (ValueError, FileNotFoundError) as error:
-            return str(error)
-        write_edge_map(map_file(self.output, path), self.detector(image))
-        return ""
+def write_edges(detector: EdgeDetector, path: Path, image: np.ndarray) -> None:
+    write_edge_map(path, detector(image))
 
 
 def name_and_digest(path: Path) -> str:

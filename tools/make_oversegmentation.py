@@ -15,17 +15,18 @@ neighbouring pixels. The basins between them are merged over the weakest boundar
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from weakseg.engine.cli import run_command
 from weakseg.proposals.edge_maps import EdgeMaps, gradient_edges
-from weakseg.proposals.map_folder import check_output, declare_provenance, find_images, map_file, read_provenance
+from weakseg.proposals.map_folder import check_output, declare_provenance, find_images, read_provenance, write_maps
 from weakseg.proposals.oversegmentation import MAX_REGIONS, oversegment
 from weakseg.safe_io import read_image, write_png
+
+WHAT = "region maps"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,59 +49,50 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     images = find_images(args.images, args.labels, args.image_root)
-    check_output(args.output, images, what="region maps")
-    work = RegionWork(images, args)
-    declare_provenance(args.output, provenance(args), what="region maps")
+    check_output(args.output, images, what=WHAT)
+    check_numbers(args)
+    read = partial(edges_of, edge_maps(args.edges))
+    declare_provenance(args.output, provenance(args), what=WHAT)
 
-    work.images = [path for path in images if not map_file(args.output, path).exists()]
-    before = len(images) - len(work.images)
-    loader = DataLoader(work, batch_size=None, num_workers=args.workers)
-    left_out = [sentence for sentence in tqdm(loader, unit="image", initial=before, total=len(images)) if sentence]
-    print(f"{args.output}: {len(work) - len(left_out)} written, {before} there before, {len(left_out)} left out")
+    write = partial(write_regions, args.threshold, args.max_regions)
+    before, left_out = write_maps(images, args.output, read, write, workers=args.workers)
+    written = len(images) - before - len(left_out)
+    print(f"{args.output}: {written} written, {before} there before, {len(left_out)} left out")
     for sentence in left_out:
         print(f"left out: {sentence}", file=sys.stderr)
     if left_out:
         sys.exit(1)
 
 
-class RegionWork(Dataset):
-    """Item i writes the region map of image i, and is "", or the sentence that says why there is none."""
+def check_numbers(args: argparse.Namespace) -> None:
+    if args.workers < 0:
+        raise ValueError(f"--workers: expected 0 or more; found {args.workers}. Use 0 to work in this process.")
+    if not 1 <= args.max_regions <= MAX_REGIONS:
+        raise ValueError(f"--max-regions: expected 1 to {MAX_REGIONS}; found {args.max_regions}. Correct it.")
 
-    def __init__(self, images: list[Path], args: argparse.Namespace):
-        if args.workers < 0:
-            raise ValueError(f"--workers: expected 0 or more; found {args.workers}. Use 0 to work in this process.")
-        if not 1 <= args.max_regions <= MAX_REGIONS:
-            raise ValueError(f"--max-regions: expected 1 to {MAX_REGIONS}; found {args.max_regions}. Correct it.")
-        if args.edges and not args.edges.is_dir():
-            raise FileNotFoundError(
-                f"--edges: expected a folder of edge maps; found none at {args.edges}. Run tools/make_edges.py."
-            )
-        self.images, self.output = images, args.output
-        self.threshold, self.max_regions = args.threshold, args.max_regions
-        self.edge_maps = EdgeMaps(args.edges) if args.edges else None
 
-    def __len__(self) -> int:
-        return len(self.images)
+def edge_maps(folder: Path | None) -> EdgeMaps | None:
+    if folder and not folder.is_dir():
+        raise FileNotFoundError(
+            f"--edges: expected a folder of edge maps; found none at {folder}. Run tools/make_edges.py."
+        )
+    return EdgeMaps(folder) if folder else None
 
-    def __getitem__(self, index: int) -> str:
-        path = self.images[index]
-        try:
-            edges = self.edges_of(path)
-        except (ValueError, FileNotFoundError) as error:
-            return str(error)
-        regions = oversegment(edges, threshold=self.threshold, max_regions=self.max_regions)
-        write_png(map_file(self.output, path), regions)
-        return ""
 
-    def edges_of(self, path: Path) -> np.ndarray:
-        image = read_image(path)
-        if self.edge_maps is None:
-            return gradient_edges(image)
-        edges = self.edge_maps({"file_name": str(path)})
-        if edges.shape != image.shape[:2]:
-            expected, found = (f"{width} x {height}" for height, width in (image.shape[:2], edges.shape))
-            raise ValueError(f"{path}: expected an edge map of {expected} pixels; found {found}. Make it again.")
-        return edges
+def edges_of(maps: EdgeMaps | None, path: Path) -> np.ndarray:
+    """Edges (H, W) in [0, 1] of an image: its map, or its gradients."""
+    image = read_image(path)
+    if maps is None:
+        return gradient_edges(image)
+    edges = maps({"file_name": str(path)})
+    if edges.shape != image.shape[:2]:
+        expected, found = (f"{width} x {height}" for height, width in (image.shape[:2], edges.shape))
+        raise ValueError(f"{path}: expected an edge map of {expected} pixels; found {found}. Make it again.")
+    return edges
+
+
+def write_regions(threshold: float, max_regions: int, path: Path, edges: np.ndarray) -> None:
+    write_png(path, oversegment(edges, threshold=threshold, max_regions=max_regions))
 
 
 def provenance(args: argparse.Namespace) -> str:

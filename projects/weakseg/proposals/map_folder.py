@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from weakseg.labels import read_label_file
 from weakseg.safe_io import read_json, resolve_inside, write_json
@@ -74,6 +78,44 @@ def check_output(output: Path, images: Sequence[Path], *, what: str) -> None:
                 f"Expected images of different names, as {what} are named after them; found {other} and {path}. "
                 "Rename one, or use one output folder for each folder of images."
             )
+
+
+def write_maps(
+    images: Sequence[Path],
+    root: Path,
+    read: Callable[[Path], Any],
+    write: Callable[[Path, Any], None],
+    *,
+    workers: int = 0,
+) -> tuple[int, list[str]]:
+    """Write the maps of `images` that the folder `root` lacks, with a progress bar: `write(map file, read(image))`.
+
+    An image that `read` refuses (ValueError, FileNotFoundError) is left out. Returns how many maps were there before,
+    and a sentence for each image left out. workers: processes beside this one.
+    """
+    missing = [path for path in images if not map_file(root, path).exists()]
+    before = len(images) - len(missing)
+    work = DataLoader(_MapWork(missing, root, read, write), batch_size=None, num_workers=workers)
+    return before, [sentence for sentence in tqdm(work, unit="image", initial=before, total=len(images)) if sentence]
+
+
+class _MapWork(Dataset):
+    """Item i writes the map of image i, and is "", or the sentence that says why there is none."""
+
+    def __init__(self, images: list[Path], root: Path, read: Callable[[Path], Any], write: Callable[[Path, Any], None]):
+        self.images, self.root, self.read, self.write = images, root, read, write
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> str:
+        path = self.images[index]
+        try:
+            given = self.read(path)
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+        self.write(map_file(self.root, path), given)
+        return ""
 
 
 def _images_of(path: Path) -> list[Path]:
