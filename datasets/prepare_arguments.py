@@ -17,7 +17,7 @@ def prepare_parser(
     add = parser.add_argument
     add("--root", type=Path, default=data / root, help=f"folder with {root_holds} (default: %(default)s)")
     add("--output", type=Path, default=data / "weakseg" / output, help="default: %(default)s")
-    add("--splits", nargs="+", choices=splits, default=list(splits[:2]), help="default: train val")
+    add("--splits", nargs="+", choices=splits, default=list(splits[:2]), help=f"default: {' '.join(splits[:2])}")
     add(
         "--points",
         type=int,

@@ -37,6 +37,7 @@ EXTRA = {
     ("safe_io", "_restricted_pickle"): "the part of safe_io that reads legacy pickles",
     ("safe_io", "_opencv_storage"): "the part of safe_io that reads OpenCV's YAML",
     ("safe_io", "_restricted_xml"): "the part of safe_io that reads XML",
+    ("pseudo_labels", "proposals"): "its folders carry a word on what made them, as those of all evidence",
     ("zoo", "data"): "class names that a published file does not carry",
     ("zoo", "inference"): "a converted file must predict alone",
     ("zoo", "weights"): "its sentences name tensors in the same way",

@@ -63,6 +63,7 @@ def test_arrays_of_objects_are_refused(tmp_path, marker):
         "read_label_png",
         "read_npy",
         "read_npz",
+        "read_pickled_npy",
         "read_yml_gz",
         "read_mat",
         "read_weights",

@@ -36,6 +36,13 @@ SHRINK = {
     "MODEL.POINT2MASK.EMBED_DIM": 8,
     "MODEL.POINT2MASK.LOSS_RAMP_ITERS": 0,
     "MODEL.POINT2MASK.TEST.TOPK": 5,
+    "MODEL.SPML.EMBEDDING_DIM": 8,
+    "MODEL.SPML.KMEANS.GRID": (3, 3),
+    "MODEL.SPML.INPUT.CROP_SIZE": 64,
+    "MODEL.SPML.TEST.IMAGE_SIZE": 64,
+    "MODEL.SPML.TEST.CROP_SIZE": 64,
+    "MODEL.SPML.TEST.STRIDE": 64,
+    "MODEL.SPML.TEST.KMEANS_GRID": (3, 3),
     "INPUT.MIN_SIZE_TRAIN": (80,),
     "INPUT.MIN_SIZE_TEST": 80,
     "DATALOADER.NUM_WORKERS": 0,
@@ -64,11 +71,13 @@ def shrunk_config(config_file: str | Path, label_file: Path, output: Path, **cha
     return cfg
 
 
-def classes_only(path: Path, num_things: int, num_stuff: int) -> Path:
-    """A label file with class names and nothing else."""
+def classes_only(path: Path, num_things: int, num_stuff: int, *, background: bool = False) -> Path:
+    """A label file with class names and nothing else. background: it is the last class."""
     categories = [
         {"id": k + 1, "name": f"class {k}", "isthing": int(k < num_things)} for k in range(num_things + num_stuff)
     ]
+    if background:
+        categories[-1]["name"] = "background"
     write_label_file(path, LabelFile(categories, [], {}))
     return path
 

@@ -3,12 +3,15 @@
     python tools/convert_checkpoint.py --method point2mask downloads/model.pth models/point2mask_voc_r50.pth
     python tools/convert_checkpoint.py --method point2mask --config-file configs/point2mask/voc_r50.yaml \\
         downloads/model.pth models/point2mask_voc_r50.pth
+    python tools/convert_checkpoint.py --method spml --config-file configs/spml/voc_tag_classifier.yaml \\
+        downloads/model.pth models/spml_voc_tag.pth
     python tools/convert_checkpoint.py --method point2mask --reverse output/model_final.pth published.pth
 
 The converted file predicts alone (tools/predict.py --weights), and is what MODEL.WEIGHTS takes for evaluation
-(tools/train_net.py --eval-only) and fine-tuning. Without --config-file it carries the config of the published row with
-these classes, this backbone and one point a target. A file with other tensors than the config's model is refused, and
-nothing is written. The optimiser's state is left out. models/README.md lists the published files.
+(tools/train_net.py --eval-only) and fine-tuning. Without --config-file it carries the config of a published row with
+these classes and this backbone: of Point2Mask the one with one point a target, of SPML's rows of VOC, which predict
+alike, voc_point_classifier.yaml. A file with other tensors than the config's model is refused, and nothing is written.
+The optimiser's state is left out. models/README.md lists the published files.
 """
 
 import argparse
@@ -44,13 +47,14 @@ def main() -> None:
         raise ValueError(f"OUTPUT: expected another file than the input; found {args.output}. Choose another name.")
     if args.reverse:
         content = to_published(args.input, args.method)
-        count = len(content["state_dict"])
+        count = sum(len(tensors) for entry, tensors in content.items() if entry != "meta")
     else:
         published = read_published(args.input, args.method)
         config_file = args.config_file or CONFIGS / default_config(published, args.method)
         content = from_published(published, args.method, load_config(config_file))
         count = len(published.state)
-        print(f"config: {config_file}")
+        chosen = "" if args.config_file else " (of a published row with these tensors; another: --config-file)"
+        print(f"config: {config_file}{chosen}")
     with atomic_write(args.output) as temporary:
         torch.save(content, temporary)
     print(f"{args.output}: {count} tensors of {args.input}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode as CN
 
 from weakseg.methods.point2mask.config import add_point2mask_config
+from weakseg.methods.spml.config import add_spml_config
 
 
 def add_weakseg_config(cfg: CN) -> None:
@@ -49,6 +50,11 @@ def add_weakseg_config(cfg: CN) -> None:
     cfg.INPUT.EDGE_ROOT = ""
     # Folder of region maps as tools/make_oversegmentation.py writes them (evidence "regions").
     cfg.INPUT.REGION_ROOT = ""
+    # Folder of label maps, one PNG an image: 0 the background, from 1 on the other classes in their order, 255 ignored,
+    # any other value unlabelled (evidence "semantic"); tools/make_pseudo_labels.py writes such.
+    cfg.INPUT.SEMANTIC_ROOT = ""
+    # Folder of class activation maps (evidence "cams").
+    cfg.INPUT.CAM_ROOT = ""
     # Entry of AUGMENTATION_REGISTRY.
     cfg.INPUT.AUGMENTATION = "resize_flip"
     # Folder of the images when DATASETS.TRAIN / TEST name label files (*.json) instead of registered data sets; "" is
@@ -67,8 +73,14 @@ def add_weakseg_config(cfg: CN) -> None:
     cfg.TEST.INPUTS = ()
     # Folder for one picture per test image; "" draws none.
     cfg.TEST.SHOW_DIR = ""
+    # Dense CRF over the scores of semantic predictions and pseudo labels: weight and standard deviation (pixels) of the
+    # Gaussian kernel; weight, standard deviations (pixels, steps of 0..255 colours) of the bilateral one. ENGINE:
+    # lattice, or pydensecrf (a compiled library).
+    cfg.TEST.CRF = CN({"ENABLED": False, "ENGINE": "lattice", "ITERATIONS": 10})
+    cfg.TEST.CRF.update({"POS_W": 3.0, "POS_XY": 1.0, "BI_W": 4.0, "BI_XY": 67.0, "BI_RGB": 3.0})
 
     # Results of VOC test splits: "comp6" for any training data, "comp5" for VOC's alone.
     cfg.TEST.VOC_COMPETITION = "comp6"
 
     add_point2mask_config(cfg)
+    add_spml_config(cfg)

@@ -28,6 +28,9 @@ class WeakHead(nn.Module):
     accepts: frozenset[LabelKind]
     """The kinds of labels that the head can learn from; the run's `INPUT.SUPERVISION` must be among them."""
 
+    gives: frozenset[str] = frozenset({"panoptic_seg", "instances", "sem_seg"})
+    """Keys of its results that can be measured; a head that lacks some says so here."""
+
     prepare: Callable[[dict], dict] | None = None
     """Picklable function of a sample, run in the loader's workers after the gate: targets that need the CPU."""
 
@@ -46,9 +49,16 @@ class WeakHead(nn.Module):
         "sem_seg" (class map (H, W), or class scores (C, H, W)), "referring"."""
         raise NotImplementedError
 
-    def pseudo_labels(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> list[dict]:
-        """Optional: what the labels of the batch are grown to by the network as it is, in the form of `finish`, at the
-        size (h, w) of each image in `images`."""
+    def predict(self, model: nn.Module, images: ImageList, batch: list[dict]) -> list[dict]:
+        """Results of a batch, as `finish` gives them. Here from the images as they are; a method with views of its own
+        (scales, flips, tiles) runs `model.backbone` on each, and needs neither `forward` nor `finish`. model: the
+        segmenter that this head is part of."""
+        return model.predict_plain_view(images, batch)  # type: ignore[operator]
+
+    def pseudo_labels(self, model: nn.Module, images: ImageList, batch: list[dict]) -> list[dict]:
+        """Optional: what the labels of the batch are grown to by the network as it is, at the size (h, w) of each image
+        in `images`. Keys as of `finish`, and "prototypes" and "cams" (see `pseudo_labels.RESULT_FILES`). model: as in
+        `predict`."""
         raise NotImplementedError
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:

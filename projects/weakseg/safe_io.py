@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import scipy.io
@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file as load_safetensors
 
 from weakseg._opencv_storage import load_opencv_storage
-from weakseg._restricted_pickle import checked_plain, load_plain_pickle
+from weakseg._restricted_pickle import checked_plain, load_npy, load_pickled_npy, load_plain_pickle
 from weakseg._restricted_xml import read_xml as read_xml
 
 MAX_TEXT_BYTES = 2 << 30
@@ -95,7 +95,14 @@ def read_label_png(path: str | Path, *, max_pixels: int = MAX_IMAGE_PIXELS) -> n
 def read_npy(path: str | Path, *, max_bytes: int = MAX_ARRAY_BYTES) -> np.ndarray:
     """The array of a .npy file. Arrays of Python objects are refused."""
     with _opened(path, max_bytes, "a .npy file") as stream, _readable(path, "a numeric .npy array"):
-        return _array_of(stream, os.fstat(stream.fileno()).st_size)
+        return load_npy(stream, os.fstat(stream.fileno()).st_size)
+
+
+def read_pickled_npy(path: str | Path, *, max_bytes: int = MAX_ARRAY_BYTES) -> Any:
+    """The one object in a .npy file that numpy.save had to pickle, such as a dict of arrays: plain data and numeric
+    arrays, whose pickle is read without running code."""
+    with _opened(path, max_bytes, "a .npy file") as stream, _readable(path, "a .npy file of one object of plain data"):
+        return load_pickled_npy(stream)
 
 
 def read_npz(path: str | Path, *, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str, np.ndarray]:
@@ -106,7 +113,7 @@ def read_npz(path: str | Path, *, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str,
             arrays = {}
             for member in archive.infolist():
                 with archive.open(member) as part:
-                    arrays[member.filename.removesuffix(".npy")] = _array_of(part, member.file_size)
+                    arrays[member.filename.removesuffix(".npy")] = load_npy(part, member.file_size)
             return arrays
 
 
@@ -250,22 +257,6 @@ def _opened_image(path: str | Path, max_pixels: int, decode: bool = True) -> Ite
         if decode:
             image.load()
         yield image
-
-
-def _array_of(stream: IO[bytes], size: int) -> np.ndarray:
-    """The array of a .npy stream of `size` bytes, whose header must not claim more."""
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"format version {version}")
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran_order, dtype = read_header(stream)
-    if dtype.hasobject:
-        raise ValueError("an array of Python objects")
-    count = math.prod(shape)
-    if min(shape, default=0) < 0 or count * max(dtype.itemsize, 1) > size:
-        raise ValueError(f"a header that claims shape {shape} of {dtype} in {size} bytes")
-    content = bytearray(stream.read(count * dtype.itemsize))
-    return np.frombuffer(content, dtype, count).reshape(shape, order="F" if fortran_order else "C")
 
 
 def _check_unpacked_size(unpacked: int, limit: int) -> None:

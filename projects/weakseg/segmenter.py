@@ -51,19 +51,24 @@ class WeaklySupervisedSegmenter(nn.Module):
 
     def forward(self, batch: list[dict]) -> dict[str, Tensor] | list[dict]:
         images = self.preprocess(batch)
-        features = self.backbone(images.tensor)
         if self.training:
-            return self.head.losses(features, images, batch)
-        return self.head.finish([(plain_view(images), self.head(features, images, batch))], batch)
+            return self.head.losses(self.backbone(images.tensor), images, batch)
+        return self.head.predict(self, images, batch)
+
+    def predict_plain_view(self, images: ImageList, batch: list[dict]) -> list[dict]:
+        """The head's results from one view: the images as they are."""
+        raw = self.head(self.backbone(images.tensor), images, batch)
+        return self.head.finish([(plain_view(images), raw)], batch)
 
     @torch.no_grad()
     def pseudo_labels(self, batch: list[dict]) -> list[dict]:
         """What the labels of a batch are grown to, see `WeakHead.pseudo_labels`."""
         images = self.preprocess(batch)
-        return self.head.pseudo_labels(self.backbone(images.tensor), images, batch)
+        return self.head.pseudo_labels(self, images, batch)
 
     def preprocess(self, batch: list[dict]) -> ImageList:
-        """Normalise each `image` (uint8 (C, H, W)) and pad with 0 at the right and the bottom to the largest size."""
+        """Normalise each `image`, (C, H, W) of values 0..255, and pad with 0 at the right and the bottom to the largest
+        size."""
         images = [(sample["image"].to(self.device) - self.pixel_mean) / self.pixel_std for sample in batch]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 

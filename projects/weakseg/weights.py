@@ -27,12 +27,14 @@ def load_exactly(
     model: nn.Module, content: dict[str, Any], path: str, *, class_names: Sequence[str] = (), remedy: str
 ) -> None:
     """Load the tensors of a checkpoint into `model`. Raises ValueError, and leaves the model as it was, unless they
-    have exactly the names and shapes of the model's.
+    have exactly the names and shapes of the model's. Extra state (see `without_extra_state`) is loaded where both have
+    it; without it in the file that of the model stays, which is empty at first.
 
     content: what the file at `path` holds; class_names: those of the run, compared with the file's in messages;
     remedy: the last sentence of the error.
     """
-    state, own = tensors_by_name(content, path), model.state_dict()
+    loaded = tensors_by_name(content, path)
+    state, own = without_extra_state(loaded), without_extra_state(model.state_dict())
     missing, unexpected = own.keys() - state.keys(), state.keys() - own.keys()
     reshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
     here, there = list(class_names), _class_names(content)
@@ -55,7 +57,7 @@ def load_exactly(
         raise ValueError(
             f"{path}: expected exactly the {len(own)} tensors of this model; found {', '.join(faults)}. {remedy}"
         )
-    model.load_state_dict(state)
+    model.load_state_dict(loaded, strict=False)  # not strict about extra state; all else has been compared
 
 
 def tensors_by_name(content: dict[str, Any], path: str) -> dict[str, Tensor]:
@@ -71,6 +73,12 @@ def tensors_by_name(content: dict[str, Any], path: str) -> dict[str, Tensor]:
     if state and all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): value for name, value in state.items()}
     return state
+
+
+def without_extra_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters and buffers of a state dict. The rest is what modules keep by `get_extra_state`, such as a memory
+    of the last iterations: of any size, no weights, and needed for nothing but going on."""
+    return {name: value for name, value in state.items() if not name.endswith("_extra_state")}
 
 
 def some_names(names: Collection[Any]) -> str:

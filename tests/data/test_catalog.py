@@ -160,6 +160,8 @@ def test_the_first_training_set_names_the_classes(cfg, registered, make_set):
         ("weakseg_voc_2012_train_aug_panoptic", "prepare_voc.py --splits train_aug --points 1"),
         ("weakseg_coco_2017_val_instance", "prepare_coco.py --splits val --points 1"),
         ("weakseg_voc_2012_train_aug_panoptic_p10", "prepare_voc.py --splits train_aug --points 10"),
+        ("weakseg_voc_2012_train_aug_scribble_30", "prepare_scribbles.py .*--length 0.3"),
+        ("weakseg_voc_2012_train_scribble", "prepare_scribbles.py .*--length 1.0"),
         ("weakseg_coco_2017_train_panoptic_p10", "prepare_coco.py --splits train --points 10"),
     ],
 )

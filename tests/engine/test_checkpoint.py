@@ -7,7 +7,8 @@ import torch
 import yaml
 from torch import nn
 
-from engine.toy import ToyModel, toy_config
+from engine.remembering import RememberingModel, RememberingTrainer
+from engine.toy import ToyModel, loggers_as_before, toy_config
 from weakseg import __version__
 from weakseg.engine import Checkpointer, ModelEMA, describe_run, load_config
 
@@ -241,3 +242,41 @@ def test_fine_tuning_wants_a_tenth_of_the_names(tmp_path, shared, accepted):
     else:
         with pytest.raises(ValueError, match="of which 2 of 30 belong to this model"):
             Checkpointer(model).fine_tune(str(tmp_path / "m.pth"))
+
+
+def test_a_checkpoint_holds_extra_state_of_any_size(tmp_path, caplog):
+    Checkpointer(RememberingModel(1.0, 2.0), str(tmp_path)).save("model", iteration=1)
+    for model in (RememberingModel(), RememberingModel(4.0, 5.0, 6.0)):
+        with caplog.at_level(logging.INFO):
+            Checkpointer(model, str(tmp_path)).resume_or_load("", resume=True)
+        assert model.seen == [1.0, 2.0]
+        assert caplog.messages[-1].endswith("model.pth: all 5 tensors loaded")
+
+
+def test_a_resumed_run_remembers_what_the_first_did(tmp_path):
+    def trained(folder, steps, *, resume=False):
+        trainer = RememberingTrainer(toy_config(folder, "SOLVER.MAX_ITER", steps, "SOLVER.EMA.ENABLED", True))
+        trainer.resume_or_load(resume=resume)
+        trainer.train()
+        return trainer
+
+    with loggers_as_before():
+        whole = trained(tmp_path / "whole", 6)
+        assert len(trained(tmp_path / "parts", 2).module.seen) == 2
+        parts = trained(tmp_path / "parts", 6, resume=True)
+    assert len(whole.module.seen) == 6 and parts.module.seen == whole.module.seen
+    assert equal(parts.module, whole.module)
+    assert all(torch.equal(value, whole.ema.average[name]) for name, value in parts.ema.average.items())
+
+
+def test_fine_tuning_leaves_extra_state_out(tmp_path, caplog):
+    path = saved(tmp_path, RememberingModel(1.0, 2.0))
+    for model in (RememberingModel(), ToyModel()):
+        with caplog.at_level(logging.INFO):
+            Checkpointer(model).fine_tune(path)
+        assert caplog.messages[-1] == f"{path}: 5 of 5 tensors loaded"
+        assert torch.equal(model.backbone.weight, torch.load(path)["model"]["backbone.weight"])
+        assert getattr(model, "seen", []) == []
+    other = RememberingModel()
+    Checkpointer(other).fine_tune(saved(tmp_path, random_model(1)))
+    assert other.seen == [] and torch.equal(other.backbone.weight, random_model(1).backbone.weight)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from engine.remembering import EXTRA, RememberingModel
 from weakseg.engine import ModelEMA
 
 
@@ -109,3 +110,22 @@ def test_reset_starts_from_the_present_values():
 def test_impossible_decay_is_refused(decay):
     with pytest.raises(ValueError, match=f"SOLVER.EMA.DECAY: expected 0 <= decay < 1; found {decay}"):
         ModelEMA(Counted(), decay)
+
+
+def test_extra_state_has_no_average_and_stays_in_the_model(tmp_path):
+    model = RememberingModel(1.0)
+    ema = ModelEMA(model, decay=0.9)
+    model.head.memory.append(torch.tensor(2.0))
+    with torch.no_grad():
+        model.backbone.bias.fill_(3.0)
+    ema.update(model)  # the memory has grown since the start
+    assert EXTRA not in ema.average and "head.classify.weight" in ema.average
+    with ema.applied_to(model):
+        assert model.seen == [1.0, 2.0]
+        assert torch.equal(model.backbone.bias, ema.average["backbone.bias"])
+    assert model.seen == [1.0, 2.0] and model.backbone.bias.tolist() == [3.0] * 6
+    torch.save(ema.state_dict(), tmp_path / "ema.pth")
+    resumed = ModelEMA(RememberingModel(), decay=0.9)
+    resumed.load_state_dict(torch.load(tmp_path / "ema.pth"))
+    assert resumed.updates == 1
+    assert all(torch.equal(value, ema.average[name]) for name, value in resumed.average.items())

@@ -9,6 +9,7 @@ import torch
 from tiny import ROOT
 from weakseg.engine import run_command
 from weakseg.inference import WeakPredictor
+from zoo import small_spml
 from zoo.small_published import published_content, small_config, small_model
 
 SCRIPT = ROOT / "tools/convert_checkpoint.py"
@@ -56,6 +57,26 @@ def test_there_and_back(folder, tmp_path, run):
     for name, value in original["state_dict"].items():
         assert torch.equal(restored["state_dict"].pop(name.removeprefix("module.")), value), name
     assert not restored["state_dict"]
+
+
+def test_spml_there_and_back(tmp_path, run):
+    config_file = small_spml.small_config(tmp_path)
+    content = small_spml.published_content(small_spml.small_model(tmp_path, config_file))
+    torch.save(content, tmp_path / "published.pth")
+    arguments = ("--method", "spml", "--config-file", config_file, tmp_path / "published.pth", tmp_path / "ours.pth")
+    status, out, errors = run(*arguments)
+    assert (status, errors) == (0, "")
+    count = sum(map(len, content.values()))
+    assert out == (f"config: {config_file}\n{tmp_path}/ours.pth: {count} tensors of {tmp_path}/published.pth\n")
+
+    status, out, errors = run("--method", "spml", "--reverse", tmp_path / "ours.pth", tmp_path / "back.pth")
+    assert (status, errors) == (0, "")
+    assert out == f"{tmp_path}/back.pth: {count} tensors of {tmp_path}/ours.pth\n"
+    restored = torch.load(tmp_path / "back.pth")
+    assert restored.keys() == content.keys()
+    for part, tensors in content.items():
+        assert restored[part].keys() == tensors.keys()
+        assert all(torch.equal(restored[part][name], value) for name, value in tensors.items())
 
 
 def test_help_has_examples(run):

@@ -12,7 +12,8 @@ from timm.layers import Format, freeze_batch_norm_2d
 from torch import Tensor, nn
 
 STRIDES = {"stem": 2, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
-"""Feature name, in Detectron2's words, to stride in pixels."""
+"""Feature name, in Detectron2's words, to stride in pixels of a network without dilation. A dilated one (argument
+`output_stride`) keeps the names, and its last maps the same stride."""
 
 
 class TimmBackbone(Backbone):
@@ -40,12 +41,14 @@ class TimmBackbone(Backbone):
             whole: Any = timm.create_model(name, **arguments)
         stages = whole.feature_info
         strides = stages.reduction()
-        wanted = {_index_of(feature, strides, name): feature for feature in out_features}
+        names = _feature_names(strides)
+        wanted = {_index_of(feature, names, name): feature for feature in out_features}
         # What lies behind the last map is not built: it would cost time, and get no gradient.
         network: Any = timm.create_model(name, out_indices=sorted(wanted), **arguments)
         self.network = network
         self._features = [wanted[index] for index in sorted(wanted)]
         self._channels = dict(zip(self._features, network.feature_info.channels()))
+        self._strides = {feature: strides[index] for index, feature in wanted.items()}
         self._channels_last = getattr(self.network, "output_fmt", Format.NCHW) == Format.NHWC
         if frozen_norm:
             self.network = freeze_batch_norm_2d(self.network)
@@ -66,14 +69,14 @@ class TimmBackbone(Backbone):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {
-            feature: ShapeSpec(channels=channels, stride=STRIDES[feature])
+            feature: ShapeSpec(channels=channels, stride=self._strides[feature])
             for feature, channels in self._channels.items()
         }
 
     @property
     def size_divisibility(self) -> int:
         """Networks that cut the image into patches lose what does not fill one; padding keeps it."""
-        return max(STRIDES[feature] for feature in self._features)
+        return max(self._strides.values())
 
 
 @BACKBONE_REGISTRY.register()
@@ -92,12 +95,25 @@ def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
     )
 
 
-def _index_of(feature: str, strides: list[int], name: str) -> int:
-    """The position of `feature` among the feature maps of a network with these strides."""
-    if STRIDES.get(feature) in strides:
-        return strides.index(STRIDES[feature])
-    known = ", ".join(known for known, stride in STRIDES.items() if stride in strides)
-    raise ValueError(f"MODEL.TIMM.OUT_FEATURES: expected names among {known} for {name}, found {feature!r}. Remove it.")
+def _feature_names(strides: list[int]) -> list[str]:
+    """The name of each feature map of a network with these strides, in order."""
+    by_stride = {stride: name for name, stride in STRIDES.items()}
+    names: list[str] = []
+    for stride, before in zip(strides, [0, *strides]):
+        # A map of the same stride as the one before is what dilation leaves of the next stage.
+        nominal = 2 * STRIDES.get(names[-1], 0) if stride == before else stride
+        names.append(by_stride.get(nominal, f"stride {nominal}"))
+    return names
+
+
+def _index_of(feature: str, names: list[str], network: str) -> int:
+    """The position of `feature` among the names of a network's feature maps."""
+    if feature in STRIDES and feature in names:
+        return names.index(feature)
+    known = ", ".join(name for name in STRIDES if name in names)
+    raise ValueError(
+        f"MODEL.TIMM.OUT_FEATURES: expected names among {known} for {network}, found {feature!r}. Remove it."
+    )
 
 
 def _freeze_until(network: nn.Module, module_name: str) -> None:

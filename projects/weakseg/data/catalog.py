@@ -51,7 +51,7 @@ def dataset_names(cfg, split: str) -> list[str]:
     for name in names:
         if name.endswith(".json"):
             _register_path(name, cfg.DATASETS.IMAGE_ROOT, key)
-        elif name not in DatasetCatalog and not MetadataCatalog.get(name).get("thing_classes"):
+        elif name not in DatasetCatalog and MetadataCatalog.get(name).get("thing_classes") is None:
             raise ValueError(
                 f"DATASETS.{key}: expected registered data sets or label files (*.json); found {name!r}. "
                 "Correct the name, or give the path of a label file; registered by WeakSeg: "
@@ -176,7 +176,13 @@ def _register_builtin(root: Path) -> None:
     """Names of the usual data sets below `root`, with the label files that datasets/prepare_*.py write."""
     builtin = {
         "voc_2012": ("prepare_voc.py", "VOC2012/JPEGImages", ("train", "train_aug", "val"), tuple(EVALUATOR_TYPES)),
-        "coco_2017": ("prepare_coco.py", "coco/{split}2017", ("train", "val"), ("panoptic", "instance")),
+        "coco_2017": ("prepare_coco.py", "coco/{part}2017", ("train", "val"), ("panoptic", "instance")),
+        "densepose_2014": (
+            "prepare_densepose.py",
+            "coco/{part}2014",
+            ("train", "minival", "valminusminival"),
+            ("sem_seg",),
+        ),
     }
     sets = [
         (name, split, kind, 1)
@@ -191,9 +197,20 @@ def _register_builtin(root: Path) -> None:
         register_label_file(
             f"weakseg_{name}_{Path(file).stem}",
             root / "weakseg" / name / file,
-            root / images.format(split=split),
+            root / images.format(part="train" if split == "train" else "val"),
             EVALUATOR_TYPES[kind],
             remedy=f"Make it with: python datasets/{script} --splits {split} --points {points}",
+        )
+    for split, length in product(("train", "train_aug"), (100, 80, 50, 30)):
+        file = f"{split}_scribble.json" if length == 100 else f"{split}_scribble_{length}.json"
+        path = root / "weakseg" / "voc_2012" / file
+        register_label_file(
+            f"weakseg_voc_2012_{Path(file).stem}",
+            path,
+            root / "VOC2012/JPEGImages",
+            EVALUATOR_TYPES["sem_seg"],
+            remedy="Make it with: python datasets/prepare_scribbles.py scribblesup --scribbles pascal_2012_scribble "
+            f"--images {root}/VOC2012/JPEGImages --output {path} --length {length / 100}",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -102,7 +102,9 @@ def _training_records(names: list[str]) -> Iterable[dict]:
     return (record for name in names for record in DatasetCatalog.get(name))
 
 
-def _labelled(records: list[dict], names: list[str], supervision: Iterable[str]) -> list[dict]:
+def _labelled(records: list[dict], names: list[str], supervision: Sequence[str]) -> list[dict]:
+    if not supervision:  # the labels are evidence, of every image
+        return records
     kept = [record for record in records if has_label(record)]
     what = f"{', '.join(names)}: {len(records) - len(kept)} of {len(records)} images have no {' or '.join(supervision)}"
     if not kept:
@@ -113,7 +115,7 @@ def _labelled(records: list[dict], names: list[str], supervision: Iterable[str])
 
 
 def _log_what_is_seen(supervision: Iterable[str], mapper: WeakMapper) -> None:
-    logger.info("Supervision: %s", ", ".join(supervision))
+    logger.info("Supervision: %s", ", ".join(supervision) or "none but evidence")
     for name, loader in mapper.evidence.items():
         logger.info("Evidence %s: %s", name, loader.provenance)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from weakseg import __version__
 from weakseg.data.catalog import metadata_of
 from weakseg.safe_io import atomic_write
-from weakseg.weights import load_exactly, read_checkpoint, some_names, tensors_by_name
+from weakseg.weights import load_exactly, read_checkpoint, some_names, tensors_by_name, without_extra_state
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Checkpointer(FvcoreCheckpointer):
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load every tensor, and `checkpointables` (default: all) as far as the file holds them. Raises ValueError
-        unless the file's tensors have exactly the names and shapes of the model's."""
+        unless the file's tensors have exactly the names and shapes of the model's (see `load_exactly`)."""
         content = self._load_file(path)
         class_names = self.description.get("metadata", {}).get("stuff_classes", [])
         load_exactly(self.model, content, path, class_names=class_names, remedy=_REMEDY)
@@ -82,15 +82,15 @@ class Checkpointer(FvcoreCheckpointer):
                 self.checkpointables[key].load_state_dict(content.pop(key))
             else:
                 logger.warning("%s holds no %s; it starts anew.", path, key)
-        logger.info("%s: all %d tensors loaded", path, len(self.model.state_dict()))
+        logger.info("%s: all %d tensors loaded", path, len(without_extra_state(self.model.state_dict())))
         return {key: value for key, value in content.items() if key != "model"}
 
     def fine_tune(self, path: str) -> None:
         """Load the tensors that fit. Those of another first size are class-shaped: they keep their fresh values, which
-        one line of the log says. Raises ValueError for any other difference of shape, for another backbone, and where
-        (almost) no name of the file is one of the model's."""
-        state = tensors_by_name(self._load_file(path), path)
-        own = self.model.state_dict()
+        one line of the log says; extra state starts new too. Raises ValueError for any other difference of shape, for
+        another backbone, and where (almost) no name of the file is one of the model's."""
+        state = without_extra_state(tensors_by_name(self._load_file(path), path))
+        own = without_extra_state(self.model.state_dict())
         matching = [name for name in own if name in state]
         if len(matching) < max(1, 0.1 * min(len(state), len(own))):
             raise ValueError(

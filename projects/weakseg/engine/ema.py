@@ -8,10 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from weakseg.weights import without_extra_state
+
 
 class ModelEMA:
-    """Averages everything in `model.state_dict()`: after update n (from 1), average += (1 - d) (value - average) with
-    d = min(decay, n / (9 + n)), so that a short run does not consist of its random start. Integer buffers are copied.
+    """Averages the parameters and buffers in `model.state_dict()`: after update n (from 1), average +=
+    (1 - d) (value - average) with d = min(decay, n / (9 + n)), so that a short run does not consist of its random
+    start. Integer buffers are copied. Extra state, whose size changes, has no average and stays in the model as it is.
 
     The count of updates is part of `state_dict`. `model` is the unwrapped one, the same in every call.
     """
@@ -27,7 +30,7 @@ class ModelEMA:
     def reset(self, model: nn.Module) -> None:
         """Start again from the present values of `model`."""
         self.updates = 0
-        self.average: dict[str, Tensor] = {name: value.clone() for name, value in model.state_dict().items()}
+        self.average: dict[str, Tensor] = {name: value.clone() for name, value in _tensors(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -35,7 +38,7 @@ class ModelEMA:
         self.updates += 1
         decay = min(self.decay, self.updates / (9 + self.updates))
         averages, values = [], []
-        for name, value in model.state_dict().items():
+        for name, value in _tensors(model).items():
             if value.is_floating_point():
                 averages.append(self.average[name])
                 values.append(value)
@@ -47,7 +50,7 @@ class ModelEMA:
     @torch.no_grad()
     def applied_to(self, model: nn.Module) -> Iterator[None]:
         """Within the context `model` has the averaged values; afterwards its own again."""
-        state = model.state_dict()
+        state = _tensors(model)
         own = {name: value.clone() for name, value in state.items()}
         try:
             for name, value in state.items():
@@ -65,3 +68,7 @@ class ModelEMA:
         self.updates = state["updates"]
         for name, value in self.average.items():
             value.copy_(state["average"][name])
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return without_extra_state(model.state_dict())

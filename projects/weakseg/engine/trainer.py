@@ -33,6 +33,7 @@ from weakseg.data import (
     dataset_names,
     metadata_of,
 )
+from weakseg.data.catalog import EVALUATOR_TYPES
 from weakseg.engine.caffe_sgd import build_lr_scheduler
 from weakseg.engine.checkpoint import Checkpointer, describe_run
 from weakseg.engine.defaults import with_seed, write_config
@@ -41,7 +42,7 @@ from weakseg.engine.hooks import PeriodicCheckpointer
 from weakseg.engine.loss_log import LossLog
 from weakseg.engine.optimizer import build_gradient_clipper, build_optimizer
 from weakseg.evaluation import build_evaluator
-from weakseg.heads import WeakHead
+from weakseg.heads import WEAK_HEAD_REGISTRY, WeakHead
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +215,8 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: Path) -> DatasetEvaluator:
-        return build_evaluator(cfg, dataset_name, output_folder)
+        gives = WEAK_HEAD_REGISTRY.get(cfg.MODEL.WEAK_HEAD.NAME).gives
+        return build_evaluator(cfg, dataset_name, output_folder, gives=gives)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, *, folder: str = "inference") -> dict:
@@ -265,7 +267,9 @@ def _check_classes(cfg: CfgNode) -> None:
     expected = metadata_of(cfg)
     for name in dataset_names(cfg, "test"):
         found = dataset_metadata(name)
-        if class_counts(found) != class_counts(expected):
+        # The truth of a semantic test set does not tell things from stuff.
+        same = sum if found.get("evaluator_type") == EVALUATOR_TYPES["sem_seg"] else tuple
+        if same(class_counts(found)) != same(class_counts(expected)):
             raise ValueError(
                 f"DATASETS.TEST: expected {name} to have the {class_counts(expected)[0]} thing and "
                 f"{class_counts(expected)[1]} stuff classes of {expected.name}; found {class_counts(found)[0]} and "

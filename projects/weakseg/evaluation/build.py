@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -22,9 +23,17 @@ _EVALUATORS = {
 }
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path) -> DatasetEvaluator:
+_READS = {PanopticEvaluator: "panoptic_seg", MeanIoUEvaluator: "sem_seg", InstanceEvaluator: "instances"}
+"""The key of a result that an evaluator measures."""
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: str | Path, *, gives: Collection[str] = tuple(_READS.values())
+) -> DatasetEvaluator:
     """The evaluators of the data set's `evaluator_type`, which share one reader of the truth; for a data set without
-    truth (`has_truth` False) a writer of result files below `output_folder`. With `TEST.SHOW_DIR` also pictures."""
+    truth (`has_truth` False) a writer of result files below `output_folder`. With `TEST.SHOW_DIR` also pictures.
+
+    gives: keys of the head's results; where the data set's evaluators read none of them, mean IoU is measured."""
     metadata = dataset_metadata(dataset_name)
     evaluators: list[DatasetEvaluator] = []
     if cfg.TEST.SHOW_DIR:
@@ -37,5 +46,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path) 
             f"{dataset_name}: expected an evaluator_type of {', '.join(_EVALUATORS)}; found "
             f"{metadata.evaluator_type!r}. Register it with weakseg.data.catalog, or pass an evaluator of your own."
         )
+    usual = _EVALUATORS[metadata.evaluator_type]
+    chosen = [evaluator for evaluator in usual if _READS[evaluator] in gives] or [MeanIoUEvaluator]
     truth = Truth(metadata)
-    return DatasetEvaluators(evaluators + [evaluator(truth) for evaluator in _EVALUATORS[metadata.evaluator_type]])
+    return DatasetEvaluators(evaluators + [evaluator(truth) for evaluator in chosen])

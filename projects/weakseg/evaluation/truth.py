@@ -10,9 +10,9 @@ from numpy import ndarray
 from pycocotools import mask as rle_tools
 
 from weakseg.evaluation.panoptic_quality import TruthSegment
-from weakseg.evaluation.run_lengths import id_map_of_runs, run_lengths
 from weakseg.labels.build import decode_segmentation, encode_mask
 from weakseg.labels.label_file import read_label_file
+from weakseg.labels.run_lengths import id_map_of_runs, run_lengths
 
 
 class Truth:

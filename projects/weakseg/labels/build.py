@@ -8,6 +8,7 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from weakseg.labels.run_lengths import parse_counts
 from weakseg.labels.weak_labels import WeakLabels
 
 
@@ -71,11 +72,21 @@ def decode_segmentation(segmentation: list | dict, height: int, width: int) -> n
         if list(segmentation["size"]) != [height, width]:
             raise ValueError(f"a mask of {segmentation['size'][1]} x {segmentation['size'][0]} pixels")
         runs = segmentation
-        if isinstance(segmentation["counts"], list):
-            if sum(segmentation["counts"]) != height * width:
-                raise ValueError(f"run lengths of {sum(segmentation['counts'])} pixels")
+        is_plain = isinstance(segmentation["counts"], list)
+        # Of compressed ones that end early the decoder leaves the last pixels as they were in memory.
+        pixels = sum(segmentation["counts"] if is_plain else _lengths(segmentation["counts"]))
+        if pixels != height * width:
+            raise ValueError(f"run lengths of {pixels} pixels")
+        if is_plain:
             runs = coco_mask.frPyObjects(segmentation, height, width)
     return coco_mask.decode(runs).astype(bool)
+
+
+def _lengths(counts: str | bytes) -> list[int]:
+    try:
+        return parse_counts(counts).tolist()
+    except ValueError as error:
+        raise ValueError("incomplete run lengths") from error
 
 
 def encode_mask(mask: np.ndarray) -> dict:

@@ -1,5 +1,5 @@
 """The five published systems, a room each; importing a room registers its head and augmentation."""
 
-from weakseg.methods import point2mask
+from weakseg.methods import point2mask, spml
 
-__all__ = ["point2mask"]
+__all__ = ["point2mask", "spml"]

@@ -1,8 +1,9 @@
-"""Checkpoints as a method's authors publish them (in mmcv's form) into ours, which predict alone, and back."""
+"""Checkpoints as a method's authors publish them into ours, which predict alone, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,30 +15,38 @@ from torch import Tensor
 
 from weakseg import __version__
 from weakseg.data.catalog import metadata_of
+from weakseg.data.convert.densepose import densepose_categories
 from weakseg.data.convert.voc import voc_categories
 from weakseg.inference import WeakPredictor
 from weakseg.inference.predictor import register_classes
 from weakseg.methods.point2mask import checkpoint as point2mask
+from weakseg.methods.spml import checkpoint as spml
 from weakseg.safe_io import read_weights
-from weakseg.weights import some_names
-from weakseg.zoo.published import PUBLISHED
+from weakseg.weights import some_names, without_extra_state
+from weakseg.zoo.published import POINT2MASK, SPML
 
 State = dict[str, Tensor]
 
 _KNOWN_CLASSES = {
     "weakseg_voc_2012_train_aug_panoptic": voc_categories,
+    "weakseg_voc_2012_train_aug_sem_seg": lambda: [{**category, "isthing": 0} for category in voc_categories()],
     "weakseg_coco_2017_train_panoptic": lambda: COCO_CATEGORIES,
+    "weakseg_densepose_2014_train_sem_seg": densepose_categories,
 }
-"""Data set of the published rows -> its classes in published order: things, then stuff."""
+"""Data set of the published rows -> its classes in our order: things, then stuff."""
 
 
 class Method(NamedTuple):
-    """to_ours, to_published: rename the tensors of a state dict; config_name: see `default_config`; source: where its
-    authors publish the files."""
+    """to_ours, to_published: rename the tensors of a state dict; config_name: see `default_config`; entries: of a
+    published file, of which all but "meta" hold tensors; join: these into one state dict, split: back; source: where
+    its authors publish the files."""
 
     to_ours: Callable[[State], State]
     to_published: Callable[[State], State]
     config_name: Callable[[State], str]
+    entries: tuple[str, ...]
+    join: Callable[[dict[str, State]], State]
+    split: Callable[[State], dict[str, State]]
     source: str
 
 
@@ -46,8 +55,20 @@ METHODS = {
         point2mask.to_ours,
         point2mask.to_published,
         point2mask.config_name,
-        PUBLISHED["point2mask_voc_r50.pth"].where,
-    )
+        entries=("meta", "state_dict"),
+        join=itemgetter("state_dict"),
+        split=lambda state: {"state_dict": state},
+        source=POINT2MASK,
+    ),
+    "spml": Method(
+        spml.to_ours,
+        spml.to_published,
+        spml.config_name,
+        entries=("embedding_model", "prediction_model"),
+        join=spml.join_parts,
+        split=spml.split_parts,
+        source=SPML,
+    ),
 }
 
 
@@ -60,19 +81,26 @@ class PublishedCheckpoint(NamedTuple):
 
 
 def read_published(path: str | Path, method: str) -> PublishedCheckpoint:
-    """Read a dict of "meta", "state_dict" and an optimiser's state, which is left out, or of tensors alone."""
-    path, source = Path(path), METHODS[method].source
+    """Read a file with the entries of `METHODS`; others, as an optimiser's state, are left out. Where one entry holds
+    all tensors, a file may also be these alone."""
+    path, form = Path(path), METHODS[method]
     if not path.exists():
         raise FileNotFoundError(
-            f"{path}: expected a published checkpoint of {method}; found nothing there. Get it from {source}."
+            f"{path}: expected a published checkpoint of {method}; found nothing there. Get it from {form.source}."
         )
     content = read_weights(path)
-    state, meta = content.get("state_dict", content), content.get("meta", {})
-    if not (_holds_tensors(state) and isinstance(meta, dict)):
+    parts = [entry for entry in form.entries if entry != "meta"]
+    if len(parts) == 1 and _holds_tensors(content):
+        content = {parts[0]: content}
+    meta = content.get("meta", {})
+    if not (all(_holds_tensors(content.get(part)) for part in parts) and isinstance(meta, dict)):
+        entries = " and ".join(f'"{entry}"' for entry in form.entries)
         raise ValueError(
-            f'{path}: expected a published checkpoint of {method}, "meta" and "state_dict"; found the keys '
-            f"{some_names(list(content))}. Get one from {source}, or add --reverse to convert a file of WeakSeg's back."
+            f"{path}: expected a published checkpoint of {method}, {entries}; found the keys "
+            f"{some_names(list(content))}. Get one from {form.source}, or add --reverse to convert a file of WeakSeg's "
+            "back."
         )
+    state = form.join({part: content[part] for part in parts})
     return PublishedCheckpoint(path, {name.removeprefix("module."): value for name, value in state.items()}, meta)
 
 
@@ -89,7 +117,7 @@ def default_config(checkpoint: PublishedCheckpoint, method: str) -> str:
 
 def from_published(checkpoint: PublishedCheckpoint, method: str, cfg: CfgNode) -> dict[str, Any]:
     """The content of our file: model, config and classes as training writes them, and under "published" what the way
-    back needs besides. The data sets of `cfg` need not be prepared where they are VOC's or COCO's.
+    back needs besides. The data sets of `cfg` need not be prepared where they are of a published row.
 
     Raises ValueError unless the file has exactly the tensors of the model that `cfg` describes.
     """
@@ -110,16 +138,17 @@ def from_published(checkpoint: PublishedCheckpoint, method: str, cfg: CfgNode) -
 
 
 def to_published(path: str | Path, method: str) -> dict[str, Any]:
-    """The content of a published file, "meta" and "state_dict", from a checkpoint of ours, converted or trained.
+    """The content of a published file, the entries of `METHODS`, from a checkpoint of ours, converted or trained.
     Raises ValueError unless that is complete, and of a network that the authors publish."""
-    predictor = WeakPredictor.from_checkpoint(path, device="cpu")
+    form, predictor = METHODS[method], WeakPredictor.from_checkpoint(path, device="cpu")
     content = read_weights(path)
     try:
-        state = METHODS[method].to_published(content["model"])
+        state = form.to_published(without_extra_state(content["model"]))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     published = content.get("published", {"meta": {"CLASSES": predictor.metadata.stuff_classes}, "state_dict": {}})
-    return {"meta": published["meta"], "state_dict": state | published["state_dict"]}
+    entries = {"meta": published["meta"], **form.split(state | published["state_dict"])}
+    return {entry: entries[entry] for entry in form.entries}
 
 
 def _holds_tensors(state: Any) -> bool:
@@ -164,7 +193,7 @@ def _planned_state(cfg: CfgNode, classes: dict[str, list]) -> State:
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), (name,)
     cfg.MODEL.DEVICE, cfg.MODEL.BACKBONE.WEIGHTS = "meta", ""
     with torch.device("meta"):
-        return build_model(cfg).state_dict()
+        return without_extra_state(build_model(cfg).state_dict())
 
 
 def _check_exactly(expected: State, checkpoint: PublishedCheckpoint) -> None:

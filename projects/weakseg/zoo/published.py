@@ -19,6 +19,11 @@ _TIMM_MOBILENET = (
 )
 
 
+POINT2MASK = "the tables of https://github.com/LiWentomng/Point2Mask (they link a file-sharing drive)"
+SPML = "the tables of https://github.com/twke18/SPML (archives at https://huggingface.co/twke/SPML)"
+"""Where the authors of a method publish its checkpoints."""
+
+
 def _torchvision(what: str, name: str) -> PublishedFile:
     return PublishedFile(what, f"https://download.pytorch.org/models/{name}")
 
@@ -26,9 +31,18 @@ def _torchvision(what: str, name: str) -> PublishedFile:
 def _point2mask(config: str) -> PublishedFile:
     return PublishedFile(
         f"the converted checkpoint of Point2Mask for configs/point2mask/{config}.yaml",
-        "the tables of https://github.com/LiWentomng/Point2Mask (they link a file-sharing drive)",
+        POINT2MASK,
         "convert it with `python tools/convert_checkpoint.py --method point2mask --config-file "
         f"configs/point2mask/{config}.yaml DOWNLOADED {{path}}`",
+    )
+
+
+def _spml(row: str, archive: str) -> PublishedFile:
+    return PublishedFile(
+        f"the converted checkpoint of SPML for configs/spml/{row}_classifier.yaml",
+        f"https://huggingface.co/twke/SPML/blob/main/{archive} (as https://github.com/twke18/SPML links it)",
+        "unpack it, then convert the model with `python tools/convert_checkpoint.py --method spml --config-file "
+        f"configs/spml/{row}_classifier.yaml UNPACKED {{path}}`",
     )
 
 
@@ -37,7 +51,14 @@ _POINT2MASK_ROWS = (
     *("voc_r50_from_coco", "voc_r101_from_coco", "voc_swinl_from_coco"),
     *("voc_r50_p10", "voc_r101_p10", "coco_r50_p10", "coco_r101_p10"),
 )
-"""Configs of the rows of the published tables, in their order."""
+_SPML_ARCHIVES = {
+    "voc_tag": "voc12_tag.zip",
+    "voc_box": "voc12_box.zip",
+    "voc_scribble": "voc12_scribble.zip",
+    "voc_point": "voc12_point.zip",
+    "densepose_point": "densepose_point.zip",
+}
+"""Of the rows of the published tables, in their order."""
 
 PUBLISHED = {
     "resnet50-11ad3fa6.pth": _torchvision(
@@ -51,6 +72,10 @@ PUBLISHED = {
     ),
     "resnet101-cd907fc2.pth": _torchvision(
         "torchvision's ResNet-101 of ImageNet (ResNet101_Weights.IMAGENET1K_V2)", "resnet101-cd907fc2.pth"
+    ),
+    "resnet-101-cuhk.pth": PublishedFile(
+        "the ResNet-101 of ImageNet with a deep stem that SPML and EMANet start from",
+        "https://huggingface.co/twke/SPML/blob/main/resnet-101-cuhk.pth",
     ),
     "swin_large_patch4_window12_384_22k.pth": PublishedFile(
         "Microsoft's Swin-L of ImageNet-22K (window 12, 384 x 384)",
@@ -73,6 +98,7 @@ PUBLISHED = {
         "http://content.sniklaus.com/github/pytorch-hed/network-bsds500.pytorch",
     ),
     **{f"point2mask_{config}.pth": _point2mask(config) for config in _POINT2MASK_ROWS},
+    **{f"spml_{row}.pth": _spml(row, archive) for row, archive in _SPML_ARCHIVES.items()},
 }
 """File name -> what it is. Configs expect each at models/<name>, relative to the folder a command is started in."""
 

@@ -73,6 +73,35 @@ def test_the_two_parts_of_a_file():
     assert join_parts({}) == {}
 
 
-def test_only_the_densepose_row_is_told_by_its_tensors():
-    assert config_name({"embedding_model.lfn.smooth_kernel.weight": None}) == "densepose_point"
-    assert config_name({"embedding_model.aspp.aspp_1.0.bias": None}) == ""
+def published_row(tensor, num_classes, channels, block=22):
+    state = {
+        "embedding_model." + tensor: torch.zeros(1),
+        f"embedding_model.resnet_backbone.res4.{block}.conv1.weight": torch.zeros(1),
+        "prediction_model.semantic_classifier.4.weight": torch.zeros(num_classes, channels, 1, 1),
+    }
+    return config_name(state)
+
+
+def test_the_config_of_a_published_row():
+    assert published_row("aspp.aspp_1.0.weight", 21, 128) == "voc_point_classifier"
+    assert published_row("lfn.smooth_kernel.weight", 15, 64) == "densepose_point_classifier"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("aspp.aspp_1.0.weight", 15, 64),
+        ("aspp.aspp_1.0.weight", 21, 64),
+        ("aspp.aspp_1.0.weight", 20, 128),
+        ("aspp.aspp_1.0.weight", 21, 128, 5),
+        ("lfn.smooth_kernel.weight", 21, 128),
+        ("pspp.1.bias", 21, 128),
+    ],
+)
+def test_other_networks_and_classes_have_no_config(row):
+    assert published_row(*row) == ""
+
+
+def test_no_tensors_have_no_config():
+    assert config_name({}) == ""
+    assert config_name({"embedding_model.resnet_backbone.res4.22.conv1.weight": torch.zeros(1)}) == ""

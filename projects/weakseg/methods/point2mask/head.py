@@ -157,10 +157,10 @@ class Point2MaskHead(WeakHead):
         self.iteration.zero_()
 
     @torch.no_grad()
-    def pseudo_labels(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> list[dict]:
+    def pseudo_labels(self, model: nn.Module, images: ImageList, batch: list[dict]) -> list[dict]:
         """Per image "panoptic_seg": its instances' masks, then a segment per stuff class of the semantic pseudo label;
         where the points leave a pixel open it is void. And "boundary", the learned probability (h, w)."""
-        targets, pseudo, boundary = self.grow_points(features, images, batch)
+        targets, pseudo, boundary = self.grow_points(model.backbone(images.tensor), images, batch)
         boundary = F.interpolate(boundary[:, None].float(), _size(images), mode="bilinear")[:, 0].sigmoid()
         classes: dict = {"num_things": self.num_things, "num_stuff": self.num_stuff}
         results = []

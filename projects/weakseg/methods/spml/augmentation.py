@@ -38,15 +38,15 @@ def augment(
     flip_pairs: Sequence[tuple[int, int]] = (),
     grey_probability: float = 0.0,
     blur_probability: float = 0.0,
+    mean: Sequence[float] = MEAN,
     official: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Flip, scale, pad, crop, and for the classifier stage grey and blur.
 
     image (H, W, 3) float32 RGB in 0..1; semantic and region (H, W) uint8. scale_range: the ratio of sizes is uniform in
     it. flip_pairs: values of `semantic` that a mirrored image swaps. A probability of 0 draws no number for its step.
-    official: the crop never starts at the last position (fault k). Draws, in order: flip, ratio, y, x, grey, blur,
-    sigma (when blurred). Returns the three at crop_size x crop_size; the image is padded with `MEAN` and not normalised
-    yet.
+    mean: colour of the padding. official: the crop never starts at the last position (fault k). Draws, in order: flip,
+    ratio, y, x, grey, blur, sigma (when blurred). Returns the three at crop_size x crop_size, the image not normalised.
     """
     maps = np.stack([semantic, region], axis=-1)
     if generator.uniform(0.0, 1.0) >= 0.5:
@@ -54,7 +54,7 @@ def augment(
     size = scaled_size(image.shape[:2], generator.uniform(*scale_range))
     image, maps = resize_image(np.ascontiguousarray(image), size), resize_labels(np.ascontiguousarray(maps), size)
     crop = (crop_size, crop_size)
-    image, maps = pad_to(image, crop, MEAN), pad_to(maps, crop, IGNORE)
+    image, maps = pad_to(image, crop, mean), pad_to(maps, crop, IGNORE)
     y, x = (_crop_start(side, crop_size, generator, official) for side in image.shape[:2])
     window = np.s_[y : y + crop_size, x : x + crop_size]
     image, maps = image[window], maps[window]

@@ -28,6 +28,12 @@ _NAMES = (
 )
 """Beginning of a published name, and of ours; {} is an index, published from 1, ours from 0."""
 
+_CONFIGS = {
+    "voc_point_classifier": ("aspp.aspp_1.0.weight", 21, 128),
+    "densepose_point_classifier": ("lfn.smooth_kernel.weight", 15, 64),
+}
+"""Config -> a tensor of its embedding that others lack; number of classes, and channels that they are told by."""
+
 
 def join_parts(content: dict[str, Any]) -> dict[str, Tensor]:
     """One state dict of a published file's two, {"embedding_model": ..., "prediction_model": ...}, whose names begin
@@ -59,9 +65,15 @@ def to_published(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def config_name(state_dict: dict[str, Tensor]) -> str:
-    """The config of configs/spml/ that a published state dict belongs to; "" where tensors do not tell: all rows of VOC
-    have the same."""
-    return "densepose_point" if _EMBEDDING + "lfn.smooth_kernel.weight" in state_dict else ""
+    """The config of configs/spml/ that a published state dict belongs to; "" where none does. All rows of VOC have the
+    same tensors and their classifiers predict in the same way; that of points stands for them."""
+    predict = state_dict.get(_PREDICTION + "semantic_classifier.4.weight")
+    if predict is None or _BACKBONE + "res4.22.conv1.weight" not in state_dict:
+        return ""
+    for config, (tensor, *sizes) in _CONFIGS.items():
+        if _EMBEDDING + tensor in state_dict and list(predict.shape[:2]) == sizes:
+            return config
+    return ""
 
 
 def our_name(published: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from weakseg.layers.sync_batch_norm import batch_norm
@@ -12,11 +14,21 @@ IGNORE = 255
 
 
 class PixelClassifier(nn.Module):
-    """Two convolutions on the detached embedding of unit length."""
+    """Two convolutions on the embedding of unit length."""
 
-    def __init__(self, embedding_dim: int, num_classes: int, *, dropout: float = 0.75, norm: str = "SyncBN"):
-        """dropout: 0.75 beside the embedding, 0.65 in the classifier stage, whose norm is "BN"."""
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        dropout: float = 0.75,
+        norm: str = "SyncBN",
+        trains_embedding: bool = False,
+    ):
+        """dropout: 0.75 beside the embedding, 0.65 in the classifier stage; trains_embedding: its gradient reaches the
+        embedding, as in a plain segmenter."""
         super().__init__()
+        self.trains_embedding = trains_embedding
         hidden_dim = 2 * embedding_dim
         self.conv = nn.Conv2d(embedding_dim, hidden_dim, kernel_size=3, padding=1, bias=False)
         self.norm = batch_norm(norm)(hidden_dim)
@@ -24,9 +36,19 @@ class PixelClassifier(nn.Module):
         self.predict = nn.Conv2d(hidden_dim, num_classes, kernel_size=1)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """embedding (B, C, h, w), detached here; a zero vector stays zero. Returns logits (B, K, h, w)."""
-        unit = F.normalize(embedding.detach().float(), dim=1)
+        """embedding (B, C, h, w), detached here unless it is trained; a zero vector stays zero. Returns logits
+        (B, K, h, w)."""
+        embedding = embedding if self.trains_embedding else embedding.detach()
+        unit = F.normalize(at_least_fp32(embedding), dim=1)
         return self.predict(self.dropout(F.relu(self.norm(self.conv(unit)))))
+
+    def reset(self) -> None:
+        """Fresh weights, the same in all processes."""
+        for module in (self.conv, self.norm, self.predict):
+            module.reset_parameters()
+        if comm.get_world_size() > 1:
+            for value in self.state_dict().values():
+                torch.distributed.broadcast(value, 0)
 
     def full_logits(self, embedding: Tensor, size: tuple[int, int], *, at_stride_4: bool = False) -> Tensor:
         """Logits (B, K, H, W) at `size` from an embedding (B, C, h, w).
@@ -36,7 +58,7 @@ class PixelClassifier(nn.Module):
         """
         if at_stride_4:
             return _resize(self(embedding), size)
-        return self(_resize(embedding.detach(), size))
+        return self(_resize(embedding, size))
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,8 +69,13 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
     """
     labelled = (labels >= 0) & (labels < logits.shape[1])
     target = torch.where(labelled, labels, IGNORE).long()
-    full = _resize(logits.float(), (labels.shape[-2], labels.shape[-1]))
+    full = _resize(at_least_fp32(logits), (labels.shape[-2], labels.shape[-1]))
     return F.cross_entropy(full, target, ignore_index=IGNORE, reduction="sum"), labelled.sum()
+
+
+def at_least_fp32(values: Tensor) -> Tensor:
+    """Half precision becomes fp32; double stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weakseg.methods.spml.classifier import PixelClassifier
+from weakseg.methods.spml.classifier import PixelClassifier, at_least_fp32
 from weakseg.methods.spml.embedding_heads import DeepLabHead, PSPHead
 from weakseg.methods.spml.local_features import ColorFeatures, position_features
 
@@ -28,11 +28,13 @@ class SPMLNetwork(nn.Module):
         dropout: float = 0.75,
         norm: str = "SyncBN",
         classifier_norm: str = "SyncBN",
+        classifier_trains_embedding: bool = False,
         colors: ColorFeatures | None = None,
     ):
         """in_channels, feature_stride: of the backbone's map. head: "deeplab" or "pspnet". num_classes counts the
-        background. norm, classifier_norm: see `layers.sync_batch_norm.batch_norm`; dropout: of the classifier.
-        colors: among the local features of the DensePose network, whose checkpoints hold their kernel."""
+        background. norm, classifier_norm: see `layers.sync_batch_norm.batch_norm`; dropout and
+        classifier_trains_embedding: see `PixelClassifier`. colors: among the local features of the DensePose network,
+        whose checkpoints hold their kernel."""
         super().__init__()
         if head not in ("deeplab", "pspnet"):
             raise ValueError(f"MODEL.SPML.HEAD: expected deeplab or pspnet; found {head!r}. Set one of them.")
@@ -41,16 +43,23 @@ class SPMLNetwork(nn.Module):
         else:
             self.embedding_head = PSPHead(in_channels, embedding_dim, norm=norm)
         self.scale = feature_stride // STRIDE
-        self.classifier = PixelClassifier(embedding_dim, num_classes, dropout=dropout, norm=classifier_norm)
+        self.classifier = PixelClassifier(
+            embedding_dim,
+            num_classes,
+            dropout=dropout,
+            norm=classifier_norm,
+            trains_embedding=classifier_trains_embedding,
+        )
         self.colors = colors
 
     def forward(self, feature: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """The embedding, (B, C, h, w) float32, not normalised, from a map (B, in_channels, h / 2, w / 2) of stride 8.
+        """The embedding (B, C, h, w), not normalised, in fp32 at least, from a map (B, in_channels, h / 2, w / 2) of
+        stride 8.
 
         An input of H x W gives h = 2 ceil(H / 8), w = 2 ceil(W / 8), in training; inference resizes that to `size`, the
         input's (H, W).
         """
-        embedding = self.embedding_head(feature).float()
+        embedding = at_least_fp32(self.embedding_head(feature))
         embedding = F.interpolate(embedding, scale_factor=self.scale, mode="bilinear", align_corners=False)
         if size is not None:
             embedding = F.interpolate(embedding, size, mode="bilinear", align_corners=False)

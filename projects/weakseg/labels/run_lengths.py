@@ -16,7 +16,7 @@ def run_lengths(segmentation: list | dict, height: int, width: int) -> ndarray:
         counts = rle_tools.merge(rle_tools.frPyObjects(segmentation, height, width))["counts"]
     else:
         counts = segmentation["counts"]
-    runs = np.array(counts, np.int64) if isinstance(counts, list) else _parsed(counts)
+    runs = np.array(counts, np.int64) if isinstance(counts, list) else parse_counts(counts)
     if runs.sum() != height * width or (runs < 0).any():
         raise ValueError(f"expected run lengths of {width} x {height} pixels; found {runs.sum()} pixels.")
     return runs
@@ -34,7 +34,7 @@ def id_map_of_runs(masks: Iterable[ndarray], height: int, width: int) -> ndarray
     return np.ascontiguousarray(np.cumsum(change[:-1], dtype=np.int32).reshape(width, height).T)
 
 
-def _parsed(counts: str | bytes) -> ndarray:
+def parse_counts(counts: str | bytes) -> ndarray:
     """COCO's compressed counts: from the fourth on, differences to the count two places before, as signed numbers in
     characters of five bits (the sixth: more follow), lowest first, from "0" on."""
     codes = np.frombuffer(counts.encode("ascii") if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle_tools
 
-from weakseg.evaluation.run_lengths import id_map_of_runs, run_lengths
 from weakseg.labels import encode_mask
+from weakseg.labels.run_lengths import id_map_of_runs, run_lengths
 
 
 def masks():
