@@ -12,13 +12,18 @@ from benchmarks import (
     BenchmarkError,
     boundary_loss,
     color_losses,
+    contrast,
     crf,
     graph_distance,
     inference,
+    kmeans,
+    majority,
     memory,
     met,
     pq,
     pseudo_labels,
+    random_walk,
+    retrieval,
     step,
 )
 from weakseg.engine.cli import run_command
@@ -34,6 +39,11 @@ BENCHMARKS = {
     "memory": memory,
     "inference": inference,
     "crf": crf,
+    "contrast": contrast,
+    "kmeans": kmeans,
+    "retrieval": retrieval,
+    "majority": majority,
+    "random_walk": random_walk,
 }
 
 

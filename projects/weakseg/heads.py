@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from detectron2.modeling import Backbone
 from detectron2.structures import ImageList
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
@@ -16,6 +17,21 @@ WEAK_HEAD_REGISTRY.__doc__ = """
 Heads by name. A head is called as `Head(cfg, input_shape)` with Detectron2's `@configurable`; `input_shape` is the
 backbone's `output_shape()` (name -> ShapeSpec).
 """
+
+
+class SegmentationModel(nn.Module):
+    """What a head knows of the model that it is part of (see `segmenter`)."""
+
+    backbone: Backbone
+    head: WeakHead
+
+    def preprocess(self, batch: list[dict]) -> ImageList:
+        """Normalised and padded images of a batch."""
+        raise NotImplementedError
+
+    def predict_plain_view(self, images: ImageList, batch: list[dict]) -> list[dict]:
+        """The head's results from one view: the images as they are."""
+        raise NotImplementedError
 
 
 class WeakHead(nn.Module):
@@ -49,23 +65,21 @@ class WeakHead(nn.Module):
         "sem_seg" (class map (H, W), or class scores (C, H, W)), "referring"."""
         raise NotImplementedError
 
-    def predict(self, model: nn.Module, images: ImageList, batch: list[dict]) -> list[dict]:
+    def predict(self, model: SegmentationModel, images: ImageList, batch: list[dict]) -> list[dict]:
         """Results of a batch, as `finish` gives them. Here from the images as they are; a method with views of its own
-        (scales, flips, tiles) runs `model.backbone` on each, and needs neither `forward` nor `finish`. model: the
-        segmenter that this head is part of."""
-        return model.predict_plain_view(images, batch)  # type: ignore[operator]
+        (scales, flips, tiles) runs `model.backbone` on each, and needs neither `forward` nor `finish`."""
+        return model.predict_plain_view(images, batch)
 
-    def pseudo_labels(self, model: nn.Module, images: ImageList, batch: list[dict]) -> list[dict]:
+    def pseudo_labels(self, model: SegmentationModel, images: ImageList, batch: list[dict]) -> list[dict]:
         """Optional: what the labels of the batch are grown to by the network as it is, at the size (h, w) of each image
-        in `images`. Keys as of `finish`, and "prototypes" and "cams" (see `pseudo_labels.RESULT_FILES`). model: as in
-        `predict`."""
+        in `images`. Keys as of `finish`, and "prototypes" and "cams" (see `pseudo_labels.RESULT_FILES`)."""
         raise NotImplementedError
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
+    def parameter_groups(self, model: SegmentationModel) -> list[dict]:
         """Every trainable parameter of the whole model exactly once: dicts of "params", "lr_mult", "decay_mult"."""
         return [{"params": [p for p in model.parameters() if p.requires_grad], "lr_mult": 1.0, "decay_mult": 1.0}]
 
-    def set_train_mode(self, model: nn.Module) -> None:
+    def set_train_mode(self, model: SegmentationModel) -> None:
         """Called after `model.train()`: put what is frozen into evaluation mode."""
 
     def after_step(self) -> None:

@@ -6,15 +6,15 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
-from torch import Tensor, nn
+from torch import Tensor
 
 from weakseg.backbones import load_backbone_weights
-from weakseg.heads import WeakHead, build_weak_head
+from weakseg.heads import SegmentationModel, WeakHead, build_weak_head
 from weakseg.inference.views import plain_view
 
 
 @META_ARCH_REGISTRY.register()
-class WeaklySupervisedSegmenter(nn.Module):
+class WeaklySupervisedSegmenter(SegmentationModel):
     """A backbone and the head of one method.
 
     In training mode a batch (list of samples, see `data.mapper`) gives a dict of scalar losses; in evaluation mode a

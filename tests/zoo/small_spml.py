@@ -50,6 +50,7 @@ def small_model(folder: Path, config_file: Path, num_classes: int = 21) -> torch
     cfg = load_config(config_file)
     cfg.DATASETS.TRAIN = (str(classes_only(folder / f"{num_classes}.json", 0, num_classes)),)
     generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     model = build_model(cfg).eval()
     state = model.state_dict()
     for number, (name, value) in enumerate(without_extra_state(state).items()):

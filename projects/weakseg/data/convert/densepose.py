@@ -225,7 +225,7 @@ def _name(person: dict) -> str:
 def _add_points(annotations: list[dict], instances: np.ndarray, count: int, generator: np.random.Generator) -> None:
     """Add to each class the points that are drawn in each part of each person, and in the background."""
     numbers = np.unique(instances[instances != NOT_ANNOTATED])
-    drawn = [{"category_id": int(index) + 1, "iscrowd": 0} for index in semantic_map(numbers)]
+    drawn: list[dict] = [{"category_id": int(index) + 1, "iscrowd": 0} for index in semantic_map(numbers)]
     add_points(drawn, [instances == number for number in numbers], count, generator)
     for annotation in annotations:
         same = [item for item in drawn if item["category_id"] == annotation["category_id"]]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weakseg.data.catalog import class_counts, metadata_of
-from weakseg.heads import WEAK_HEAD_REGISTRY, WeakHead
+from weakseg.heads import WEAK_HEAD_REGISTRY, SegmentationModel, WeakHead
 from weakseg.inference.views import View
 from weakseg.labels import LabelKind
 from weakseg.methods.point2mask.config import criterion_arguments, network_arguments, transport_arguments
@@ -157,7 +157,7 @@ class Point2MaskHead(WeakHead):
         self.iteration.zero_()
 
     @torch.no_grad()
-    def pseudo_labels(self, model: nn.Module, images: ImageList, batch: list[dict]) -> list[dict]:
+    def pseudo_labels(self, model: SegmentationModel, images: ImageList, batch: list[dict]) -> list[dict]:
         """Per image "panoptic_seg": its instances' masks, then a segment per stuff class of the semantic pseudo label;
         where the points leave a pixel open it is void. And "boundary", the learned probability (h, w)."""
         targets, pseudo, boundary = self.grow_points(model.backbone(images.tensor), images, batch)
@@ -266,7 +266,7 @@ class Point2MaskHead(WeakHead):
             for b, sample in enumerate(batch)
         ]
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
+    def parameter_groups(self, model: SegmentationModel) -> list[dict]:
         slow: list[nn.Parameter] = []
         fast: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():

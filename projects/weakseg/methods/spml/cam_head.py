@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from weakseg.data.catalog import metadata_of
-from weakseg.heads import WEAK_HEAD_REGISTRY, WeakHead
+from weakseg.heads import WEAK_HEAD_REGISTRY, SegmentationModel, WeakHead
 from weakseg.inference.views import View
 from weakseg.labels import NO_CLASS, ClassOrder, LabelKind, WeakLabels, resize
 from weakseg.layers.resize import resize_and_crop
@@ -123,7 +123,7 @@ class CAMHead(WeakHead):
         return results
 
     @torch.no_grad()
-    def pseudo_labels(self, model: nn.Module, images: ImageList, batch: list[dict]) -> list[dict]:
+    def pseudo_labels(self, model: SegmentationModel, images: ImageList, batch: list[dict]) -> list[dict]:
         """Per image "cams", the activation map (H, W) float32 in 0..1 of each class that the image shows by the number
         (as a word) of the class among the K', and "sem_seg" (H, W) int64, house class indices, 255 for unlabelled: from
         the boxes where the image has any, else from its tags; all at the sample's (`height`, `width`)."""
@@ -133,7 +133,7 @@ class CAMHead(WeakHead):
             for b, sample in enumerate(batch)
         ]
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
+    def parameter_groups(self, model: SegmentationModel) -> list[dict]:
         return parameter_groups(cast(Backbone, model.backbone), self, **self.lr_factors)
 
     def _shown(self, weak: WeakLabels) -> Tensor | None:

@@ -44,8 +44,9 @@ class PixelClassifier(nn.Module):
 
     def reset(self) -> None:
         """Fresh weights, the same in all processes."""
-        for module in (self.conv, self.norm, self.predict):
-            module.reset_parameters()
+        self.conv.reset_parameters()
+        self.norm.reset_parameters()  # type: ignore[operator]
+        self.predict.reset_parameters()
         if comm.get_world_size() > 1:
             for value in self.state_dict().values():
                 torch.distributed.broadcast(value, 0)

@@ -6,9 +6,9 @@ import torch
 from detectron2.config import configurable
 from detectron2.structures import ImageList
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import Tensor
 
-from weakseg.heads import WEAK_HEAD_REGISTRY
+from weakseg.heads import WEAK_HEAD_REGISTRY, SegmentationModel
 from weakseg.methods.spml.classifier import pixel_cross_entropy
 from weakseg.methods.spml.segmentation import SegmentationHead
 
@@ -43,7 +43,7 @@ class SPMLClassifierHead(SegmentationHead):
     def start_anew(self) -> None:
         self.network.classifier.reset()
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
+    def parameter_groups(self, model: SegmentationModel) -> list[dict]:
         trainable = [name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad]
         if trainable:
             raise ValueError(
@@ -52,7 +52,7 @@ class SPMLClassifierHead(SegmentationHead):
             )
         return super().parameter_groups(model)
 
-    def set_train_mode(self, model: nn.Module) -> None:
+    def set_train_mode(self, model: SegmentationModel) -> None:
         model.backbone.eval()
         self.network.eval()
         self.network.classifier.train()

@@ -120,7 +120,8 @@ class Criterion(nn.Module):
         """
         segments, prototypes, memory, first = contrast.segments, contrast.prototypes, contrast.memory, contrast.first
         relations, classes = self.relations, self.num_classes
-        sums = {"pixel": (self.pixel_loss_weight, pixel_cross_entropy(logits, labels))}
+        sums: dict[str, tuple[float, tuple[Tensor, Tensor | int]]] = {}
+        sums["pixel"] = self.pixel_loss_weight, pixel_cross_entropy(logits, labels)
         if relations.annotation.weight:
             kappa = relations.annotation.concentration
             loss = annotation_loss(

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage, has_event_storage
-from torch import Tensor, nn
+from torch import Tensor
 
-from weakseg.heads import WEAK_HEAD_REGISTRY
+from weakseg.heads import WEAK_HEAD_REGISTRY, SegmentationModel
 from weakseg.methods.spml.build import criterion_of
 from weakseg.methods.spml.criterion import Criterion
 from weakseg.methods.spml.segmentation import SegmentationHead
@@ -61,7 +61,7 @@ class SPMLHead(SegmentationHead):
     def after_step(self) -> None:
         self.criterion.end_step()
 
-    def set_train_mode(self, model: nn.Module) -> None:
+    def set_train_mode(self, model: SegmentationModel) -> None:
         if self.freeze_statistics:
             for module in model.backbone.modules():
                 own = list(module.parameters(recurse=False))

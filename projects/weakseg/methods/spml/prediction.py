@@ -47,7 +47,7 @@ class Tiling:
 
         def tile_maps(tile: Tensor) -> Tensor:
             padded = pad_to(tile, (side, side), self.divisor)
-            return function(padded, tuple(padded.shape[-2:]))[..., :side, :side]
+            return function(padded, (padded.shape[-2], padded.shape[-1]))[..., :side, :side]
 
         return by_tiles(view[None], tile_maps, tile=side, stride=self.stride, mean=mean)[0][0]
 

@@ -121,20 +121,20 @@ class PseudoLabeller:
 
     def _on_cells(
         self, image: Tensor, embed: Embed, scales: Sequence[float], classifier: PixelClassifier | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Embedding (V, C, h, w) and logits (V, K, h, w) of the views at the size of the cells, without padding, the
-        mirrored ones turned back."""
+    ) -> tuple[list[Tensor], Tensor]:
+        """Embeddings (C, h, w) and logits (V, K, h, w), of no view without a classifier, at the size of the cells,
+        without padding, the mirrored ones turned back."""
         cells = _part(image.shape[-2:], _CELL)
         embeddings, logits = [], []
         for view, is_mirrored in views(image, scales, True):
             padded = self._padded(view)
             embedding = embed(padded).float()
-            size = padded.shape[-2:]
+            size = (padded.shape[-2], padded.shape[-1])
             embeddings.append(_straight(resize_linear(embedding, size), view, is_mirrored, cells))
             if classifier is not None:
                 full = classifier.full_logits(embedding, size, at_stride_4=self.at_stride_4)
                 logits.append(_straight(full.float(), view, is_mirrored, cells))
-        return torch.stack(embeddings), torch.stack(logits) if logits else None
+        return embeddings, torch.stack(logits) if logits else image.new_zeros(0)
 
     def _of_image(self, scores: Tensor, labels: Tensor, min_peak: float = 0.0, *, keep_others: bool = False) -> Tensor:
         """scores (K, h, w): those of the image's classes divided by the largest of the class, at least by `min_peak`;
@@ -151,7 +151,7 @@ class PseudoLabeller:
 
     def _walked(self, scores: Tensor, embeddings: Sequence[Tensor], steps: int) -> Tensor:
         """scores (K, h, w) on cells after the walk along the affinity in `embeddings`, a map a view."""
-        transition = transition_matrix(embeddings, tuple(scores.shape[-2:]), power=self.power)
+        transition = transition_matrix(embeddings, (scores.shape[-2], scores.shape[-1]), power=self.power)
         return random_walk(scores, transition, steps=steps)
 
     def _refined(self, image: Tensor, scores: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.structures import ImageList
-from torch import Tensor, nn
+from torch import Tensor
 
 from weakseg.data.catalog import metadata_of
-from weakseg.heads import WeakHead
+from weakseg.heads import SegmentationModel, WeakHead
 from weakseg.labels import IGNORED, NO_CLASS, ClassOrder, LabelKind
 from weakseg.methods.spml.build import labeller_arguments, network_of, predictor_arguments
 from weakseg.methods.spml.network import SPMLNetwork, parameter_groups
@@ -83,7 +83,7 @@ class SegmentationHead(WeakHead):
         }
 
     @torch.no_grad()
-    def predict(self, model: nn.Module, images: ImageList, batch: list[dict]) -> list[dict]:
+    def predict(self, model: SegmentationModel, images: ImageList, batch: list[dict]) -> list[dict]:
         """Per image "sem_seg": house class indices (H, W) int64, from the views that `MODEL.SPML.TEST` names."""
         embed = self._embed(model)
         results = []
@@ -96,30 +96,26 @@ class SegmentationHead(WeakHead):
         return results
 
     @torch.no_grad()
-    def pseudo_labels(self, model: nn.Module, images: ImageList, batch: list[dict]) -> list[dict]:
+    def pseudo_labels(self, model: SegmentationModel, images: ImageList, batch: list[dict]) -> list[dict]:
         """Per image what `MODEL.SPML.PSEUDO.METHOD` makes: "sem_seg", as of `predict` with 255 for no class; or
         "prototypes", segments of several scales with the classes of the image's label map (card 5.2)."""
         embed = self._embed(model)
         return [self._grown(image, sample, embed) for image, sample in zip(_images(images), batch)]
 
-    def parameter_groups(self, model: nn.Module) -> list[dict]:
+    def parameter_groups(self, model: SegmentationModel) -> list[dict]:
         return parameter_groups(
             model.backbone, self, head_lr_factor=self.head_lr_factor, bias_lr_factor=self.bias_lr_factor
         )
 
     def stacked(self, batch: list[dict], name: str, images: ImageList) -> Tensor:
         """A map of the evidence of all images, (N, H, W) int64; 255 on the padding."""
-        if any(name not in sample["evidence"] for sample in batch):
-            raise ValueError(
-                "INPUT.AUGMENTATION: expected spml, which draws label maps; found another. Set it to spml."
-            )
         height, width = images.tensor.shape[-2:]
-        maps = [torch.from_numpy(sample["evidence"][name]) for sample in batch]
+        maps = [torch.from_numpy(_evidence(sample)[name]) for sample in batch]
         padded = [F.pad(m, (0, width - m.shape[1], 0, height - m.shape[0]), value=IGNORED) for m in maps]
         return torch.stack(padded).to(images.tensor.device).long()
 
     def _grown(self, image: Tensor, sample: dict, embed: Embed) -> dict:
-        evidence = {name: torch.from_numpy(values).to(image.device) for name, values in sample["evidence"].items()}
+        evidence = {name: torch.from_numpy(values).to(image.device) for name, values in _evidence(sample).items()}
         labels = evidence["label_map"].long()
         if self.pseudo_method == "prototypes":
             vectors, found = make_prototypes(image, embed, labels, scales=self.prototype_scales, **self._clustering())
@@ -146,7 +142,8 @@ class SegmentationHead(WeakHead):
         }
 
     def _cams(self, cams: Tensor | None, sample: dict) -> Tensor:
-        """(K - 1, H, W): the evidence (H, W, n), zeros for the classes that it does not reach to."""
+        """The evidence (H, W, n) as (K', H, W), with zeros for the classes that it does not reach to; K' counts the
+        classes that are not the background."""
         if cams is None:
             raise ValueError(
                 f"{sample['file_name']}: expected class activation maps for cam_walk; found none. Add 'cams' to "
@@ -166,13 +163,19 @@ class SegmentationHead(WeakHead):
             self._memory = vectors.to(device), labels.to(device)
         return self._memory
 
-    def _embed(self, model: nn.Module) -> Embed:
+    def _embed(self, model: SegmentationModel) -> Embed:
         return lambda images: self.network(model.backbone(images)[self.in_feature])
 
     def _house(self, found: Tensor, sample: dict) -> Tensor:
         """House indices at the image's own size of a map (h, w) of ordered classes."""
         table = torch.from_numpy(self.classes.to_house(np.arange(NO_CLASS + 1))).to(found.device).long()
         return resize_nearest(table[found], (sample["height"], sample["width"]))
+
+
+def _evidence(sample: dict) -> dict[str, np.ndarray]:
+    if "label_map" not in sample["evidence"]:
+        raise ValueError("INPUT.AUGMENTATION: expected spml, which draws label maps; found another. Set it to spml.")
+    return sample["evidence"]
 
 
 def _images(images: ImageList) -> list[Tensor]:

@@ -41,11 +41,13 @@ def to_bytes(image: Tensor, mean: Sequence[float], std: Sequence[float], *, offi
     one too small (fault q).
     """
     dtype = torch.float64 if official else torch.float32
-    mean, std = (torch.as_tensor(values, dtype=dtype, device=image.device)[:, None, None] for values in (mean, std))
+    shift, scale = (
+        torch.tensor(list(values), dtype=dtype, device=image.device)[:, None, None] for values in (mean, std)
+    )
     if official:
-        values = ((image * std).float() + mean).float() * 255
+        values = ((image * scale).float() + shift).float() * 255
     else:
-        values = torch.round((image * std + mean) * 255)
+        values = torch.round((image * scale + shift) * 255)
     return values.clamp(0, 255).byte().permute(1, 2, 0).contiguous()
 
 
