@@ -53,6 +53,11 @@ def main() -> None:
     (name,) = cfg.DATASETS.TRAIN
     cfg.TEST.INPUTS = ("points", "proposals")
     model = Trainer.build_model(cfg)
+    if "panoptic_seg" not in model.head.gives:
+        raise ValueError(
+            f"MODEL.WEAK_HEAD.NAME: expected a head that grows points to panoptic segments; found "
+            f"{cfg.MODEL.WEAK_HEAD.NAME}. Use tools/show_embedding.py for SPML."
+        )
     Checkpointer(model, cfg.OUTPUT_DIR, description=describe_run(cfg)).load(cfg.MODEL.WEIGHTS)
     loader = Trainer.build_test_loader(cfg, name, prepare=model.head.prepare)
     batches = tqdm(islice(loader, args.count), total=min(args.count, len(loader)), unit="image")
