@@ -22,6 +22,7 @@ def network_of(cfg: CfgNode, feature: ShapeSpec, classes: ClassOrder) -> SPMLNet
         num_classes=len(classes.class_index),
         head=node.HEAD,
         embedding_dim=node.EMBEDDING_DIM,
+        dilations=tuple(node.DILATIONS),
         feature_stride=feature.stride,
         dropout=node.CLASSIFIER_DROPOUT,
         norm=node.NORM,

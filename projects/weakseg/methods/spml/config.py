@@ -13,6 +13,8 @@ def add_spml_config(cfg: CN) -> None:
     # Embedding head (2.2): deeplab, or pspnet.
     node.HEAD = "deeplab"
     node.EMBEDDING_DIM = 64
+    # Of the four convolutions of the deeplab head, in cells of the backbone's map.
+    node.DILATIONS = (6, 12, 18, 24)
     # Norms of head and classifier: SyncBN over all processes, or BN for each on its own; MODEL.RESNETS.NORM is that of
     # the backbone.
     node.NORM = "SyncBN"

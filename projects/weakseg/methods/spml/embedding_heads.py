@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from weakseg.layers.sync_batch_norm import batch_norm
 
 DILATIONS = (6, 12, 18, 24)
-"""Of the branches of the DeepLab head."""
+"""Of the branches of the DeepLab head, in cells of a map of stride 8."""
 POOLED_SIZES = (1, 2, 3, 6)
 """Sides of the maps of the pyramid."""
 
@@ -17,11 +19,11 @@ POOLED_SIZES = (1, 2, 3, 6)
 class DeepLabHead(nn.Module):
     """The sum of four dilated 3x3 convolutions with bias; no norm, no ReLU (DeepLab v2)."""
 
-    def __init__(self, in_channels: int, embedding_dim: int):
+    def __init__(self, in_channels: int, embedding_dim: int, dilations: Sequence[int] = DILATIONS):
         super().__init__()
         self.branches = nn.ModuleList(
             nn.Conv2d(in_channels, embedding_dim, kernel_size=3, padding=dilation, dilation=dilation)
-            for dilation in DILATIONS
+            for dilation in dilations
         )
 
     def forward(self, feature: Tensor) -> Tensor:

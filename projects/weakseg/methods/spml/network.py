@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weakseg.methods.spml.classifier import PixelClassifier, at_least_fp32
-from weakseg.methods.spml.embedding_heads import DeepLabHead, PSPHead
+from weakseg.methods.spml.embedding_heads import DILATIONS, DeepLabHead, PSPHead
 from weakseg.methods.spml.local_features import ColorFeatures, position_features
 
 STRIDE = 4
@@ -24,6 +26,7 @@ class SPMLNetwork(nn.Module):
         num_classes: int,
         head: str = "deeplab",
         embedding_dim: int = 64,
+        dilations: Sequence[int] = DILATIONS,
         feature_stride: int = 8,
         dropout: float = 0.75,
         norm: str = "SyncBN",
@@ -31,15 +34,15 @@ class SPMLNetwork(nn.Module):
         classifier_trains_embedding: bool = False,
         colors: ColorFeatures | None = None,
     ):
-        """in_channels, feature_stride: of the backbone's map. head: "deeplab" or "pspnet". num_classes counts the
-        background. norm, classifier_norm: see `layers.sync_batch_norm.batch_norm`; dropout and
+        """in_channels, feature_stride: of the backbone's map. head: "deeplab", with `dilations`, or "pspnet".
+        num_classes counts the background. norm, classifier_norm: see `layers.sync_batch_norm.batch_norm`; dropout and
         classifier_trains_embedding: see `PixelClassifier`. colors: among the local features of the DensePose network,
         whose checkpoints hold their kernel."""
         super().__init__()
         if head not in ("deeplab", "pspnet"):
             raise ValueError(f"MODEL.SPML.HEAD: expected deeplab or pspnet; found {head!r}. Set one of them.")
         if head == "deeplab":
-            self.embedding_head: nn.Module = DeepLabHead(in_channels, embedding_dim)
+            self.embedding_head: nn.Module = DeepLabHead(in_channels, embedding_dim, dilations)
         else:
             self.embedding_head = PSPHead(in_channels, embedding_dim, norm=norm)
         self.scale = feature_stride // STRIDE

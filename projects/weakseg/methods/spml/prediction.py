@@ -151,7 +151,7 @@ class Predictor:
 
         def shares(view: Tensor) -> Tensor:
             segments, labels = self._neighbour_labels(view, embed, usable)
-            painted = vote_shares(labels, self.num_classes).T[:, segments.segment]
+            painted = vote_shares(labels, self.num_classes).T.index_select(1, segments.segment)
             return painted.view(-1, *view.shape[-2:])
 
         return self._scores(image, shares, lambda maps: maps)

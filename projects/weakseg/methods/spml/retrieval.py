@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from weakseg.labels import NO_CLASS
@@ -65,9 +66,9 @@ def vote_shares(labels: Tensor, num_classes: int) -> Tensor:
 def paint(values: Tensor, segment: Tensor, kept: Tensor) -> Tensor:
     """(K, h, w): the values (S, K) of each segment on its pixels, 0 elsewhere. segment (M,) of the pixels that `kept`
     (h, w) bool marks, row-major."""
-    painted = values.new_zeros(values.shape[1], kept.numel())
-    painted[:, kept.flatten()] = values.T.index_select(1, segment)
-    return painted.view(-1, *kept.shape)
+    # Pixels that are left out read a row of zeros.
+    row = torch.full_like(kept, len(values), dtype=torch.long).masked_scatter_(kept, segment)
+    return F.pad(values, (0, 0, 0, 1)).T.index_select(1, row.flatten()).view(-1, *kept.shape)
 
 
 def neighbour_accuracy(vectors: Tensor, labels: Tensor, *, neighbours: int = 5) -> Tensor:
