@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
@@ -11,6 +13,17 @@ from weakseg.methods.spml.local_features import ColorFeatures
 from weakseg.methods.spml.memory_bank import MemoryBank
 from weakseg.methods.spml.network import SPMLNetwork
 from weakseg.methods.spml.prediction import Tiling
+
+
+def feature_of(cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> ShapeSpec:
+    """The shape of the backbone's map `MODEL.SPML.IN_FEATURE`."""
+    name = cfg.MODEL.SPML.IN_FEATURE
+    if name not in input_shape:
+        raise ValueError(
+            f"MODEL.SPML.IN_FEATURE: expected a map of the backbone, {' or '.join(input_shape)}; found {name!r}. "
+            "Set it to one of them, or add it to the backbone's OUT_FEATURES."
+        )
+    return input_shape[name]
 
 
 def network_of(cfg: CfgNode, feature: ShapeSpec, classes: ClassOrder) -> SPMLNetwork:

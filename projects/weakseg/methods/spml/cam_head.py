@@ -20,6 +20,7 @@ from weakseg.heads import WEAK_HEAD_REGISTRY, SegmentationModel, WeakHead
 from weakseg.inference.views import View
 from weakseg.labels import NO_CLASS, ClassOrder, LabelKind, WeakLabels, resize
 from weakseg.layers.resize import resize_and_crop
+from weakseg.methods.spml.build import feature_of
 from weakseg.methods.spml.cam_labels import MIN_PEAK, cam_scores, labels_from_boxes, labels_from_tags
 from weakseg.methods.spml.network import parameter_groups
 from weakseg.methods.spml.views import pad_to, views
@@ -70,7 +71,7 @@ class CAMHead(WeakHead):
     def from_config(cls, cfg, input_shape) -> dict:
         node = cfg.MODEL.SPML
         return {
-            "in_channels": input_shape[node.IN_FEATURE].channels,
+            "in_channels": feature_of(cfg, input_shape).channels,
             "in_feature": node.IN_FEATURE,
             "classes": ClassOrder.of(metadata_of(cfg).stuff_classes),
             "scales": tuple(node.CAM.SCALES),

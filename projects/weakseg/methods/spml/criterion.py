@@ -24,6 +24,9 @@ from weakseg.methods.spml.segments import (
     segment_prototypes,
 )
 
+Sums = dict[str, tuple[float, tuple[Tensor, Tensor | int]]]
+"""Name of a loss -> its weight, and the sum with the number that it is divided by."""
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -44,6 +47,10 @@ class Relations:
     affinity: Relation
     affinity_threshold: float = 0.95
     image_of_embedding: bool = False
+
+    @property
+    def are_off(self) -> bool:
+        return not any(one.weight for one in (self.annotation, self.cooccurrence, self.image, self.affinity))
 
 
 @dataclass(frozen=True)
@@ -113,15 +120,26 @@ class Criterion(nn.Module):
         prototypes, first = gather_prototypes(mine, len(embedding))
         return Contrast(segments, tags, prototypes, first, self.memory.prototypes())
 
-    def forward(self, contrast: Contrast, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Scalars by name. logits (N, K, h, w) of the pixel classifier, labels (N, H, W) as in `contrast`.
+    def forward(self, contrast: Contrast | None, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Scalars by name. contrast: None where no relation is on; logits (N, K, h, w) of the pixel classifier, labels
+        (N, H, W) as in `contrast`.
 
-        The mean over processes is the mean over the pixels of the global batch: one collective a step.
+        The mean over processes is the mean over the pixels of the global batch: all counts travel in one collective.
         """
+        sums: Sums = {"pixel": (self.pixel_loss_weight, pixel_cross_entropy(logits, labels))}
+        if contrast is not None:
+            sums |= self._relations(contrast)
+        counts = self._counts([count for _, (_, count) in sums.values()], logits.device)
+        losses = {f"loss_{name}": weight * total / n for (name, (weight, (total, _))), n in zip(sums.items(), counts)}
+        if contrast is not None:
+            # Each process takes part in the collective of the prototypes' backward pass, also where no pixel uses them.
+            losses["loss_pixel"] = losses["loss_pixel"] + 0 * contrast.prototypes.vector.sum()
+        return losses
+
+    def _relations(self, contrast: Contrast) -> Sums:
         segments, prototypes, memory, first = contrast.segments, contrast.prototypes, contrast.memory, contrast.first
         relations, classes = self.relations, self.num_classes
-        sums: dict[str, tuple[float, tuple[Tensor, Tensor | int]]] = {}
-        sums["pixel"] = self.pixel_loss_weight, pixel_cross_entropy(logits, labels)
+        sums: Sums = {}
         if relations.annotation.weight:
             kappa = relations.annotation.concentration
             loss = annotation_loss(
@@ -146,11 +164,7 @@ class Criterion(nn.Module):
             kappa = relations.affinity.concentration
             loss = affinity_loss(segments, prototypes, first=first, num_classes=classes, concentration=kappa)
             sums["affinity"] = relations.affinity.weight, loss
-        counts = self._counts([count for _, (_, count) in sums.values()], logits.device)
-        losses = {f"loss_{name}": weight * total / n for (name, (weight, (total, _))), n in zip(sums.items(), counts)}
-        # Each process takes part in the collective of the prototypes' backward pass, also where no relation uses them.
-        losses["loss_pixel"] = losses["loss_pixel"] + 0 * prototypes.vector.sum()
-        return losses
+        return sums
 
     def remember(self, prototypes: Prototypes) -> None:
         """Note the prototypes of a micro-batch for the memory bank; `end_step` takes them in."""

@@ -48,8 +48,11 @@ class SPMLHead(SegmentationHead):
         }
 
     def losses(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> dict[str, Tensor]:
-        labels, regions = (self.stacked(batch, name, images) for name in ("label_map", "regions"))
+        labels = self.stacked(batch, "label_map", images)
         embedding = self.network(features[self.in_feature])
+        if self.criterion.relations.are_off:
+            return self.criterion(None, self.network.classifier(embedding), labels)
+        regions = self.stacked(batch, "regions", images)
         local = self.network.local_features(images.tensor, (embedding.shape[-2], embedding.shape[-1]))
         contrast = self.criterion.contrast(embedding, local, labels, regions, self._tags(batch, labels.device))
         losses = self.criterion(contrast, self.network.classifier(embedding), labels)

@@ -11,7 +11,7 @@ from torch import Tensor
 from weakseg.data.catalog import metadata_of
 from weakseg.heads import SegmentationModel, WeakHead
 from weakseg.labels import IGNORED, NO_CLASS, ClassOrder, LabelKind
-from weakseg.methods.spml.build import labeller_arguments, network_of, predictor_arguments
+from weakseg.methods.spml.build import feature_of, labeller_arguments, network_of, predictor_arguments
 from weakseg.methods.spml.network import SPMLNetwork, parameter_groups
 from weakseg.methods.spml.prediction import Embed, Predictor, make_prototypes, read_memory
 from weakseg.methods.spml.pseudo_labels import PseudoLabeller
@@ -67,7 +67,7 @@ class SegmentationHead(WeakHead):
         """Arguments from a config, for `from_config` of a stage."""
         node = cfg.MODEL.SPML
         classes = ClassOrder.of(metadata_of(cfg).stuff_classes)
-        feature = input_shape[node.IN_FEATURE]
+        feature = feature_of(cfg, input_shape)
         return {
             "network": network_of(cfg, feature, classes),
             "classes": classes,
