@@ -41,6 +41,7 @@ EXTRA = {
     ("zoo", "data"): "class names that a published file does not carry",
     ("zoo", "inference"): "a converted file must predict alone",
     ("zoo", "weights"): "its sentences name tensors in the same way",
+    ("weights", "labels"): "a file whose background is another class has its channels in another order",
     ("weights", "zoo"): "a missing file's error says where it is published",
     ("backbones", "weights"): "a missing file's error says where it is published",
     ("proposals", "zoo"): "a missing file's error says where it is published",

@@ -5,7 +5,7 @@ import torch
 
 from engine.remembering import EXTRA, RememberingModel
 from engine.toy import ToyModel
-from weakseg.weights import load_exactly, without_extra_state
+from weakseg.weights import check_background, load_exactly, without_extra_state
 
 REMEDY = "Do something else."
 
@@ -62,3 +62,35 @@ def test_only_extra_state_is_taken_out_of_a_state_dict():
     assert EXTRA in state
     assert list(without_extra_state(state)) == [name for name in state if name != EXTRA]
     assert without_extra_state({"_extra_state": torch.ones(1)}) == {}
+
+
+@pytest.mark.parametrize(
+    "names, expected, index",
+    [
+        (["cat", "background", "dog"], ["cat", "dog", "background"], 1),
+        (["cat", "dog", "background"], ["cat", "dog", "grass"], 2),
+        (["cat", "dog", "Background"], ["puma", "dog", "background"], 2),
+    ],
+)
+def test_another_background_is_refused_with_the_first_difference(names, expected, index):
+    with pytest.raises(ValueError, match=f"^here: expected class {index} to be '{expected[index]}', .*{names[index]}'"):
+        check_background(names, expected, "here")
+    model = ToyModel()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    content = {"model": {name: value + 1 for name, value in before.items()}, "metadata": {"stuff_classes": names}}
+    with pytest.raises(ValueError, match=f"^file.pth: expected class {index} to be '{expected[index]}'"):
+        load_exactly(model, content, "file.pth", class_names=expected, remedy=REMEDY)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["cat", "background"], ["dog", "background"]),
+        (["cat", "dog"], ["dog", "cat"]),
+        (["background"], ["cat", "background"]),
+        ([], ["background"]),
+    ],
+)
+def test_the_same_background_or_none_passes_whatever_the_others(names, expected):
+    check_background(names, expected, "here")

@@ -14,11 +14,14 @@ Written are, of what the head of the config makes, for the image NAME.jpg:
   OUTPUT/cams/NAME.npz         class activation maps, for INPUT.EVIDENCE "('cams',)" INPUT.CAM_ROOT OUTPUT/cams
 and in each of these folders provenance.json, which says what made them. The network sees the labels that the config
 trains with (INPUT.SUPERVISION) and its evidence. Stopped at any moment and started again, with any number of processes,
-the command leaves out what is there.
+the command leaves out what is there; it refuses to go on with another checkpoint, label file or evidence, or with
+options that change the result (MODEL, INPUT, TEST.CRF). Evidence is another one where its folder's provenance.json says
+so, or without such a file where a name, size or time of a file differs.
 """
 
 import argparse
 import hashlib
+import json
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -27,11 +30,13 @@ from detectron2.utils import comm
 from weakseg.data import metadata_of
 from weakseg.engine.checkpoint import Checkpointer, describe_run
 from weakseg.engine.cli import run_command
-from weakseg.engine.defaults import setup
+from weakseg.engine.defaults import setup_with_labels
 from weakseg.engine.launch import launch
 from weakseg.engine.trainer import Trainer
 from weakseg.heads import WeakHead
 from weakseg.labels import ClassOrder
+from weakseg.proposals.map_folder import read_provenance
+from weakseg.proposals.registry import build_evidence
 from weakseg.pseudo_labels import make_pseudo_labels
 
 
@@ -56,7 +61,7 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """One process of a run."""
-    cfg = config_of(args)
+    cfg = setup_with_labels(args, purpose="to label")
     (name,) = cfg.DATASETS.TRAIN
     model = Trainer.build_model(cfg)
     if type(model.head).pseudo_labels is WeakHead.pseudo_labels:
@@ -72,36 +77,40 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.output}: {written} images written, {before} there before")
 
 
-def config_of(args: argparse.Namespace) -> CfgNode:
-    """The config of a run, whose one training set is that of the pseudo labels."""
-    dataset = ["DATASETS.TRAIN", f"({args.dataset!r},)"] if args.dataset else []
-    args.opts += [*dataset, "MODEL.BACKBONE.WEIGHTS", "", "OUTPUT_DIR", str(args.output)]
-    args.eval_only = True
-    cfg = setup(args).clone()
-    cfg.defrost()
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError("MODEL.WEIGHTS: expected a checkpoint; found none. Add it after all options.")
-    if len(cfg.DATASETS.TRAIN) != 1:
-        found = ", ".join(cfg.DATASETS.TRAIN) or "none"
-        raise ValueError(f"DATASETS.TRAIN: expected one data set to label; found {found}. Name one with --dataset.")
-    cfg.TEST.INPUTS = (*cfg.INPUT.SUPERVISION, "proposals")
-    return cfg
-
-
 def provenance(cfg: CfgNode) -> str:
-    """What makes the files, in words, and a hash of the checkpoint and of all options that change them."""
-    options = CfgNode({"MODEL": cfg.MODEL, "INPUT": cfg.INPUT, "TEST": cfg.TEST}).clone()
-    options.MODEL.DEVICE = options.MODEL.WEIGHTS = ""
-    digest = hashlib.sha256(options.dump().encode())
-    with Path(cfg.MODEL.WEIGHTS).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    weights = "/".join(Path(cfg.MODEL.WEIGHTS).parts[-2:])
+    """What makes the files, in words, and a hash of all that they depend on but the images: checkpoint, label file,
+    evidence, prototypes, and the options that change what is made of them. Where these lie is no part of it."""
+    options = CfgNode({"MODEL": cfg.MODEL, "INPUT": cfg.INPUT, "CRF": cfg.TEST.CRF}).clone()
+    options.MODEL.DEVICE = options.MODEL.WEIGHTS = options.MODEL.SPML.TEST.MEMORY = ""
+    options.INPUT.update({key: "" for key in options.INPUT if key.endswith("_ROOT")})
+    read = [options.dump(), file_hash(cfg.MODEL.WEIGHTS)]
+    if label_file := metadata_of(cfg).get("label_file"):
+        read.append(file_hash(label_file))
+    for loader in build_evidence(cfg).values():
+        read.append(made_by(Path(loader.root)) if hasattr(loader, "root") else loader.provenance)
+    if memory := cfg.MODEL.SPML.TEST.MEMORY:
+        read.append(made_by(Path(memory)))
+    digest = hashlib.sha256(json.dumps(read).encode()).hexdigest()
+    weights = "/".join(Path(cfg.MODEL.WEIGHTS).absolute().parts[-2:])
     seen = ", ".join((*cfg.INPUT.SUPERVISION, *cfg.INPUT.EVIDENCE)) or "the images alone"
     return (
         f"{cfg.MODEL.WEAK_HEAD.NAME} with {weights} from {seen} of {Path(cfg.DATASETS.TRAIN[0]).name} "
-        f"({digest.hexdigest()[:16]} of checkpoint and config)"
+        f"({digest[:16]} of checkpoint, config, labels and evidence)"
     )
+
+
+def made_by(folder: Path) -> str:
+    """What made the files of a folder; where nothing there says it, their names, sizes and times."""
+    said = read_provenance(folder)
+    if said is not None:
+        return said
+    files = {path.name: path.stat() for path in sorted(folder.glob("*"))}
+    return json.dumps([(name, found.st_size, found.st_mtime_ns) for name, found in files.items()])
+
+
+def file_hash(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

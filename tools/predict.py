@@ -1,12 +1,15 @@
-"""Segment photos with a trained checkpoint: an overlay, a panoptic PNG and one JSON.
+"""Segment photos with a trained checkpoint: an overlay, a PNG of segments or classes, and one JSON.
 
     python tools/predict.py --weights output/model_final.pth --input photos/ --output predictions
     python tools/predict.py --weights output/model_final.pth --input a.jpg b.png --output predictions --device cpu
     python tools/predict.py --weights output/model_final.pth --input photos/ --output predictions \\
         MODEL.POINT2MASK.TEST.QUALITY_THRESH_THING 0.1
 
-The checkpoint carries its config and class names; nothing else is needed. Written are OUTPUT/overlay/NAME.png,
-OUTPUT/panoptic/NAME.png (segment id = R + 256 G + 65536 B, 0 void) and OUTPUT/predictions.json (COCO panoptic format).
+The checkpoint carries its config and class names; nothing else is needed. Written are, for the image NAME.jpg:
+  OUTPUT/overlay/NAME.png    the classes, or segments, painted over the image
+  OUTPUT/panoptic/NAME.png   from a network of panoptic segments: segment id = R + 256 G + 65536 B, 0 void
+  OUTPUT/semantic/NAME.png   from a network of classes alone: 0 the background, from 1 on the other classes, 254 none
+and OUTPUT/predictions.json, in COCO's panoptic format; the "id" of a class is its value in the PNG.
 Images of one name in several folders become NAME, NAME_2, ... A file that cannot be read is named and left out; the
 exit status is then 1. Where the command is stopped, predictions.json has the images that were done.
 """
@@ -18,20 +21,24 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from detectron2.data import Metadata
 from tqdm import tqdm
 
+from weakseg.data.convert.voc import voc_palette
 from weakseg.engine.cli import run_command
+from weakseg.evaluation.mean_iou import predicted_class_map
 from weakseg.evaluation.result_files import ids_to_rgb
 from weakseg.inference import WeakPredictor
+from weakseg.labels import ClassOrder
 from weakseg.safe_io import read_image, write_json, write_png
-from weakseg.visualize import paint_panoptic
+from weakseg.visualize import paint_classes, paint_panoptic
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, required=True, help="checkpoint written by tools/train_net.py")
+    parser.add_argument("--weights", type=Path, required=True, help="checkpoint of WeakSeg")
     parser.add_argument("--input", type=Path, nargs="+", required=True, help="images or folders of images")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
@@ -101,13 +108,38 @@ def main() -> None:
 
 def write_prediction(predictor: WeakPredictor, image: np.ndarray, output: Path, name: str) -> list[dict]:
     """Predict image (H, W, 3) RGB and write both PNGs. Returns COCO's segments_info with category ids from 1."""
-    ids, segments = predictor(image[:, :, ::-1])["panoptic_seg"]
+    result = predictor(image[:, :, ::-1])
+    if "panoptic_seg" in result:
+        return write_segments(result, predictor.metadata, image, output, name)
+    if "sem_seg" in result:
+        return write_classes(result, predictor.metadata, image, output, name)
+    raise ValueError(
+        f"--weights: expected a network that gives panoptic_seg or sem_seg; found {', '.join(result) or 'nothing'}. "
+        "Choose a checkpoint of another head."
+    )
+
+
+def write_segments(result: dict, metadata: Metadata, image: np.ndarray, output: Path, name: str) -> list[dict]:
+    ids, segments = result["panoptic_seg"]
     ids = ids.cpu().numpy()
-    metadata = predictor.metadata
     picture = paint_panoptic(image, ids, segments, metadata.stuff_colors, metadata.stuff_classes)
     write_png(output / "overlay" / name, picture)
     write_png(output / "panoptic" / name, ids_to_rgb(ids))
     return [{**s, "category_id": s["category_id"] + 1, "isthing": int(s["isthing"])} for s in segments]
+
+
+def write_classes(result: dict, metadata: Metadata, image: np.ndarray, output: Path, name: str) -> list[dict]:
+    names = metadata.stuff_classes
+    order = ClassOrder.of(names)
+    class_map = predicted_class_map(result, len(names))
+    write_png(output / "overlay" / name, paint_classes(image, class_map, metadata.stuff_colors, names))
+    write_png(output / "semantic" / name, order.to_png(class_map), voc_palette())
+    present, areas = np.unique(class_map, return_counts=True)
+    return [
+        {"id": value, "category_id": k + 1, "isthing": int(k < len(metadata.thing_classes)), "area": area}
+        for k, value, area in zip(present.tolist(), order.to_png(present).tolist(), areas.tolist())
+        if k < len(names)
+    ]
 
 
 def write_index(path: Path, predictor: WeakPredictor, written: list[tuple[dict, dict]]) -> None:

@@ -17,14 +17,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.data import Metadata
 from tqdm import tqdm
 
 from weakseg.data import dataset_metadata
 from weakseg.engine.checkpoint import Checkpointer, describe_run
 from weakseg.engine.cli import run_command
-from weakseg.engine.defaults import setup
+from weakseg.engine.defaults import setup_with_labels
 from weakseg.engine.trainer import Trainer
 from weakseg.evaluation.truth import Truth
 from weakseg.methods.spml.pictures import embedding_and_segments, given_labels
@@ -61,7 +60,7 @@ def main() -> None:
     args = parse_arguments()
     if args.count < 1:
         raise ValueError(f"--count: expected 1 or more; found {args.count}. Give the number of images to draw.")
-    cfg = config_of(args)
+    cfg = setup_with_labels(args, purpose="to draw")
     (name,) = cfg.DATASETS.TRAIN
     model = Trainer.build_model(cfg)
     if not isinstance(model.head, SegmentationHead):
@@ -74,22 +73,6 @@ def main() -> None:
     loader = Trainer.build_test_loader(cfg, name, prepare=model.head.prepare)
     draw(model, list(islice(loader, args.count)), dataset_metadata(name), args.output)
     print(f"Pictures: {args.output}")
-
-
-def config_of(args: argparse.Namespace) -> CfgNode:
-    """The config of a run, whose one training set is the one to draw; the network sees the labels of that."""
-    dataset = ["DATASETS.TRAIN", f"({args.dataset!r},)"] if args.dataset else []
-    args.opts += [*dataset, "MODEL.BACKBONE.WEIGHTS", "", "OUTPUT_DIR", str(args.output)]
-    args.eval_only = True
-    cfg = setup(args).clone()
-    cfg.defrost()
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError("MODEL.WEIGHTS: expected a checkpoint; found none. Add it after all options.")
-    if len(cfg.DATASETS.TRAIN) != 1:
-        found = ", ".join(cfg.DATASETS.TRAIN) or "none"
-        raise ValueError(f"DATASETS.TRAIN: expected one data set to draw; found {found}. Name one with --dataset.")
-    cfg.TEST.INPUTS = (*cfg.INPUT.SUPERVISION, "proposals")
-    return cfg
 
 
 def draw(model: WeaklySupervisedSegmenter, batches: list[list[dict]], metadata: Metadata, folder: Path) -> None:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from weakseg.data import dataset_metadata
 from weakseg.engine.checkpoint import Checkpointer, describe_run
 from weakseg.engine.cli import run_command
-from weakseg.engine.defaults import setup
+from weakseg.engine.defaults import setup_with_labels
 from weakseg.engine.trainer import Trainer
 from weakseg.evaluation.growth import show_growth
 
@@ -39,17 +39,7 @@ def main() -> None:
     args = parse_arguments()
     if args.count < 1:
         raise ValueError(f"--count: expected 1 or more; found {args.count}. Give the number of images to draw.")
-    if args.dataset:
-        args.opts += ["DATASETS.TRAIN", f"({args.dataset!r},)"]
-    args.opts += ["MODEL.BACKBONE.WEIGHTS", "", "OUTPUT_DIR", str(args.output)]
-    args.eval_only = True
-    cfg = setup(args).clone()
-    cfg.defrost()
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError("MODEL.WEIGHTS: expected a checkpoint; found none. Add it after all options.")
-    if len(cfg.DATASETS.TRAIN) != 1:
-        found = ", ".join(cfg.DATASETS.TRAIN) or "none"
-        raise ValueError(f"DATASETS.TRAIN: expected one data set to draw; found {found}. Name one with --dataset.")
+    cfg = setup_with_labels(args, purpose="to draw")
     (name,) = cfg.DATASETS.TRAIN
     cfg.TEST.INPUTS = ("points", "proposals")
     model = Trainer.build_model(cfg)

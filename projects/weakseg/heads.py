@@ -71,8 +71,9 @@ class WeakHead(nn.Module):
         return model.predict_plain_view(images, batch)
 
     def pseudo_labels(self, model: SegmentationModel, images: ImageList, batch: list[dict]) -> list[dict]:
-        """Optional: what the labels of the batch are grown to by the network as it is, at the size (h, w) of each image
-        in `images`. Keys as of `finish`, and "prototypes" and "cams" (see `pseudo_labels.RESULT_FILES`)."""
+        """Optional: what the labels of the batch are grown to by the network as it is. "sem_seg" (always a class map,
+        255 for no class), "prototypes" and "cams" (see `pseudo_labels.RESULT_FILES`) are of the image at its stored
+        size (`height`, `width`); "panoptic_seg", as of `finish`, is at the size (h, w) of the image in `images`."""
         raise NotImplementedError
 
     def parameter_groups(self, model: SegmentationModel) -> list[dict]:

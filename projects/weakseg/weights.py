@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from weakseg.labels.class_order import BACKGROUND
 from weakseg.safe_io import read_weights
 from weakseg.zoo.published import hint
 
@@ -30,8 +31,8 @@ def load_exactly(
     have exactly the names and shapes of the model's. Extra state (see `without_extra_state`) is loaded where both have
     it; without it in the file that of the model stays, which is empty at first.
 
-    content: what the file at `path` holds; class_names: those of the run, compared with the file's in messages;
-    remedy: the last sentence of the error.
+    content: what the file at `path` holds; class_names: those of the run; the file must call the same class the
+    background, and other differences are said in messages. remedy: the last sentence of the error.
     """
     loaded = tensors_by_name(content, path)
     state, own = without_extra_state(loaded), without_extra_state(model.state_dict())
@@ -57,7 +58,20 @@ def load_exactly(
         raise ValueError(
             f"{path}: expected exactly the {len(own)} tensors of this model; found {', '.join(faults)}. {remedy}"
         )
+    check_background(there, here, path)
     model.load_state_dict(loaded, strict=False)  # not strict about extra state; all else has been compared
+
+
+def check_background(class_names: Sequence[str], expected: Sequence[str], where: str) -> None:
+    """Raise ValueError where one of two lists of as many classes calls another class "background" than the other: a
+    network's channels would stand for other classes (see `labels.ClassOrder`)."""
+    pairs = list(zip(class_names, expected)) if len(class_names) == len(expected) else []
+    for index, (found, wanted) in enumerate(pairs):
+        if found != wanted and BACKGROUND in (found, wanted):
+            raise ValueError(
+                f"{where}: expected class {index} to be {wanted!r}, as the place of the class {BACKGROUND!r} decides "
+                f"the order of channels; found {found!r}. Use a data set whose background has the same name and place."
+            )
 
 
 def tensors_by_name(content: dict[str, Any], path: str) -> dict[str, Tensor]:

@@ -133,6 +133,27 @@ def test_no_label_at_all_is_an_error(cfg, make_set):
         build_train_loader(cfg, WeakMapper(cfg, True))
 
 
+def test_without_supervision_there_is_nothing_to_learn_from(train_cfg):
+    train_cfg.INPUT.SUPERVISION = ()
+    with pytest.raises(ValueError, match=r"7 of 7 images have no labels that .* lets through; nothing to learn from"):
+        build_train_loader(train_cfg, WeakMapper(train_cfg, True))
+
+
+@pytest.mark.parametrize("supervision", [(), ("points",)])
+def test_label_maps_label_every_image(cfg, make_set, tmp_path, supervision):
+    cfg.DATASETS.TRAIN = (str(make_set(3, change=drop_points(100, 102))),)
+    cfg.INPUT.SUPERVISION, cfg.INPUT.EVIDENCE = supervision, ("semantic",)
+    cfg.INPUT.SEMANTIC_ROOT = str(tmp_path)
+    assert len(build_train_loader(cfg, WeakMapper(cfg, True)).dataset) == 3
+    cfg.INPUT.EVIDENCE = ("regions",)
+    cfg.INPUT.REGION_ROOT = str(tmp_path)
+    if supervision:
+        assert len(build_train_loader(cfg, WeakMapper(cfg, True)).dataset) == 1
+    else:
+        with pytest.raises(ValueError, match="3 of 3 images have no labels"):
+            build_train_loader(cfg, WeakMapper(cfg, True))
+
+
 def test_training_sets_are_joined_when_their_classes_agree(cfg, make_set, monkeypatch):
     first, second = make_set(3), make_set(2, "second.json")
     other = make_set(2, "other.json", lambda content: content["categories"][0].update(name="puma"))

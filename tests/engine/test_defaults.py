@@ -2,14 +2,16 @@
 
 import argparse
 import logging
+import re
 
 import pytest
 import torch
 import yaml
 
 from engine.toy import loggers_as_before
+from hostile import refused
 from weakseg.engine import load_config, setup, with_seed
-from weakseg.engine.defaults import write_config
+from weakseg.engine.defaults import setup_with_labels, write_config
 
 
 def write(folder, text: str, name: str = "config.yaml") -> str:
@@ -132,6 +134,29 @@ def test_chosen_cpu_is_not_remarked(tmp_path, caplog):
 def test_gpu_stays_where_there_is_one(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert setup(arguments("", "OUTPUT_DIR", str(tmp_path))).MODEL.DEVICE == "cuda"
+
+
+def test_a_command_shows_the_labels_of_one_data_set(tmp_path):
+    args = arguments("", "MODEL.WEIGHTS", "a.pth", "INPUT.SUPERVISION", "('tags',)", "DATASETS.TRAIN", "('b', 'c')")
+    args.dataset, args.output = "it's.json", tmp_path / "out"
+    cfg = setup_with_labels(args, purpose="to draw")
+    assert cfg.DATASETS.TRAIN == ("it's.json",) and cfg.TEST.INPUTS == ("tags", "proposals")
+    assert (cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.WEIGHTS, cfg.OUTPUT_DIR) == ("a.pth", "", str(tmp_path / "out"))
+    assert args.eval_only and not cfg.is_frozen()
+
+
+@pytest.mark.parametrize(
+    ("opts", "sentence"),
+    [
+        ((), "MODEL.WEIGHTS: expected a checkpoint; found none."),
+        (("MODEL.WEIGHTS", "a"), "DATASETS.TRAIN: expected one data set to draw; found none. Name one with --dataset."),
+        (("MODEL.WEIGHTS", "a", "DATASETS.TRAIN", "('b', 'c')"), "expected one data set to draw; found b, c. Name one"),
+    ],
+)
+def test_a_command_without_weights_or_one_data_set_is_refused(tmp_path, opts, sentence):
+    args = arguments("", *opts)
+    args.dataset, args.output = None, tmp_path
+    refused(re.escape(sentence), setup_with_labels, args, purpose="to draw")
 
 
 def test_given_seed_stays_and_drawn_seeds_differ():

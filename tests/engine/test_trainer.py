@@ -267,3 +267,14 @@ def test_test_set_of_other_classes_is_refused_before_training(tmp_path):
         match="expected toy_engine_other to have the 2 thing and 1 stuff classes of toy_engine; found 1 and 1",
     ):
         ToyTrainer(toy_config(tmp_path, "DATASETS.TEST", ("toy_engine", "toy_engine_other")))
+
+
+def test_test_set_with_another_background_is_refused_before_training(tmp_path):
+    own, other = MetadataCatalog.get("toy_engine"), MetadataCatalog.get("toy_engine_background")
+    if not other.get("thing_classes"):
+        ids = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
+        other.set(thing_classes=["cat", "dog"], stuff_classes=["cat", "dog", "background"])
+        other.set(thing_colors=own.thing_colors, stuff_colors=own.stuff_colors, **{key: own.get(key) for key in ids})
+    opts = ["DATASETS.TEST", ("toy_engine", "toy_engine_background")]
+    with pytest.raises(ValueError, match="toy_engine_background: expected class 2 to be 'grass', .*'background'"):
+        ToyTrainer(toy_config(tmp_path, *opts))

@@ -19,6 +19,10 @@ def test_the_background_comes_first_and_the_others_keep_their_order():
     assert ClassOrder.of([]) == ClassOrder((), has_background=False)
 
 
+def test_there_is_one_background():
+    refused('at most one class named "background"; found 2', ClassOrder.of, ["background", "cat", "background"])
+
+
 def test_label_pngs_by_hand():
     classes = np.array([[0, 1, 2], [3, NO_CLASS, 0]])
     png = WITH.to_png(classes)

@@ -42,7 +42,7 @@ class NameModel:
 
 
 def name_of(record, generator):
-    return {"file_name": record["file_name"]}
+    return {"file_name": record["file_name"], "height": SIZE[0], "width": SIZE[1]}
 
 
 def name_loader(count, workers=0):

@@ -1,9 +1,11 @@
 """What becomes of each kind of result: values, types, palette; by hand."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from hostile import refused
 from weakseg.labels import ClassOrder
 from weakseg.proposals import ActivationMaps, LabelMaps
 from weakseg.pseudo_labels import RESULT_FILES
@@ -16,7 +18,7 @@ RECORD = {"file_name": "photos/a.b.jpg", "image_id": 1, "height": 2, "width": 3}
 def written(key, result, root):
     kind = RESULT_FILES[key]
     path = kind.path(root, RECORD["file_name"])
-    kind.write(path, result, ORDER)
+    kind.write(path, result, ORDER, (RECORD["height"], RECORD["width"]))
     return path
 
 
@@ -29,6 +31,24 @@ def test_label_maps(tmp_path):
         # VOC's colours: the background black, then dark red and dark green.
         assert np.array(image.convert("RGB"))[0].tolist() == [[128, 0, 0], [0, 128, 0], [0, 0, 0]]
     assert LabelMaps(tmp_path / "semantic")(RECORD).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "result", "sentence"),
+    [
+        (
+            "sem_seg",
+            torch.zeros(3, 2, 3),
+            "a map of class indices of 3 x 2 pixels, .*float32 of shape (3, 2, 3)",
+        ),
+        ("sem_seg", torch.zeros(2, 3), "a map of class indices of 3 x 2 pixels, .* torch.float32 of shape (2, 3)"),
+        ("sem_seg", torch.zeros(3, 2).long(), "of 3 x 2 pixels, .* torch.int64 of shape (3, 2)"),
+        ("cams", {"0": torch.zeros(2, 3), "4": torch.zeros(2, 2)}, "a map of class 4 of 3 x 2 .* shape (2, 2)"),
+    ],
+)
+def test_scores_and_other_sizes_are_refused(tmp_path, key, result, sentence):
+    refused(sentence.replace("(", r"\(").replace(")", r"\)"), written, key, result, tmp_path)
+    assert not list(tmp_path.rglob("*.*"))
 
 
 def test_prototypes(tmp_path):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from weakseg.engine import run_command
 from weakseg.engine.checkpoint import Checkpointer, describe_run
 from weakseg.engine.trainer import Trainer
 from weakseg.labels import read_label_file, write_label_file
-from weakseg.proposals.map_folder import read_provenance
+from weakseg.proposals.map_folder import declare_provenance, read_provenance
 from weakseg.safe_io import read_label_png, write_png
 
 SCRIPT = ROOT / "tools/make_pseudo_labels.py"
@@ -124,22 +125,81 @@ def test_another_data_set(run, folder, tmp_path):
     check_maps(labels, tmp_path / "out/semantic")
 
 
+def other_points(folder, path):
+    """The label file with a point a pixel further to the right."""
+    labels = read_label_file(folder / "train.json")
+    labels.annotations[labels.images[0]["id"]][0]["point_coords"][0][0] += 1
+    write_label_file(path, labels)
+    return path
+
+
 def test_what_would_mix_is_refused(run, folder, tmp_path):
-    run()
-    shutil.copy(folder / "FirstPointHead.pth", tmp_path / "other.pth")
-    with (tmp_path / "other.pth").open("ab") as file:
-        file.write(b"\0")
+    shutil.copytree(folder / "regions", tmp_path / "regions")
+    shutil.copytree(folder / "regions", tmp_path / "memory")
+    fixed = ("INPUT.REGION_ROOT", tmp_path / "regions", "MODEL.SPML.TEST.MEMORY", tmp_path / "memory")
+    assert run(*fixed)[0] == 0
     (tmp_path / folder.name).mkdir()
-    shutil.move(tmp_path / "other.pth", tmp_path / folder.name / "FirstPointHead.pth")
+    weights = shutil.copy(folder / "FirstPointHead.pth", tmp_path / folder.name)
+    with Path(weights).open("ab") as file:
+        file.write(b"\0")
     (folder / "more.json").write_bytes((folder / "train.json").read_bytes())
-    for arguments, weights in (
-        (("INPUT.MIN_SIZE_TEST", "64"), None),
-        ((), tmp_path / folder.name / "FirstPointHead.pth"),
-        (("--dataset", folder / "more.json"), None),
+    for arguments in (
+        ("INPUT.MIN_SIZE_TEST", "64"),
+        ("MODEL.SPML.PSEUDO.POWER", "3"),
+        ("TEST.CRF.POS_W", "2.0"),
+        ("INPUT.EVIDENCE", "()"),
+        ("MODEL.SPML.TEST.MEMORY", ""),
+        ("DATASETS.TRAIN", f"('{folder}/more.json',)"),
+        ("DATASETS.TRAIN", f"('{other_points(folder, tmp_path / 'train.json')}',)"),
     ):
-        next((tmp_path / "out/semantic").glob("*.png")).unlink(missing_ok=True)
-        status, _, error = run(*arguments, weights=weights)
-        assert status == 2 and error.startswith(f"error: {tmp_path}/out/semantic: expected pseudo labels made by")
+        check_refused(run(*fixed, *arguments), tmp_path)
+    check_refused(run(*fixed, weights=weights), tmp_path)
+
+
+@pytest.mark.parametrize("changed", ["regions", "memory"])
+def test_what_was_made_of_other_evidence_is_not_gone_on_with(run, folder, tmp_path, changed):
+    """The folder says it, or a file there was written at another time, be it of the same size."""
+    for name in ("regions", "memory"):
+        shutil.copytree(folder / "regions", tmp_path / name)
+    fixed = ("INPUT.REGION_ROOT", tmp_path / "regions", "MODEL.SPML.TEST.MEMORY", tmp_path / "memory")
+    assert run(*fixed)[0] == 0
+    root, kept = tmp_path / changed, tmp_path / "kept"
+    root.rename(kept)
+    shutil.copytree(kept, root)
+    first = next(root.glob("*.png"))
+    os.utime(first, ns=(0, first.stat().st_mtime_ns + 1))
+    check_refused(run(*fixed), tmp_path)
+    shutil.rmtree(root)
+    kept.rename(root)
+    assert run(*fixed)[1].endswith("0 images written, 4 there before\n")
+    declare_provenance(root, "another program", what="maps")
+    check_refused(run(*fixed), tmp_path)
+
+
+def check_refused(result, tmp_path):
+    status, _, error = result
+    assert status == 2 and error.startswith(f"error: {tmp_path}/out/semantic: expected pseudo labels made by")
+
+
+def test_what_writes_the_same_goes_on(run, folder, tmp_path):
+    """Other options of a test, and the same files elsewhere."""
+    shutil.copytree(folder / "regions", tmp_path / "a/regions")
+    declare_provenance(tmp_path / "a/regions", "a program", what="maps")
+    fixed = ("INPUT.REGION_ROOT", tmp_path / "a/regions", "MODEL.SPML.TEST.MEMORY", tmp_path / "a/regions")
+    assert run(*fixed)[0] == 0
+    (tmp_path / folder.name).mkdir()
+    weights = shutil.copy(folder / "FirstPointHead.pth", tmp_path / folder.name)
+    labels = shutil.copy(folder / "train.json", tmp_path)
+    shutil.copytree(tmp_path / "a/regions", tmp_path / "b")
+    (tmp_path / "b/later.png").touch()
+    moved = ("INPUT.REGION_ROOT", tmp_path / "b", "MODEL.SPML.TEST.MEMORY", tmp_path / "b")
+    for arguments in (
+        ("TEST.SHOW_DIR", tmp_path / "shown", "TEST.EVAL_PERIOD", "7", "TEST.VOC_COMPETITION", "comp5"),
+        ("INPUT.EDGE_ROOT", "edges", "INPUT.CAM_ROOT", "cams", "SEED", "5"),
+        (*moved, "DATASETS.TRAIN", f"('{labels}',)"),
+    ):
+        status, out, error = run(*fixed, *arguments, weights=weights)
+        assert status == 0 and out.endswith("0 images written, 4 there before\n"), error
 
 
 @pytest.mark.parametrize(
@@ -176,6 +236,7 @@ def test_two_processes_one_of_which_lacks_evidence(run, folder, tmp_path):
     (tmp_path / "command.py").write_text(WITH_HEAD)
     labels = read_label_file(folder / "train.json")
     shutil.copytree(folder / "regions", tmp_path / "regions")
+    declare_provenance(tmp_path / "regions", "a program", what="maps")
     gone = tmp_path / "regions" / f"{stem(labels.images[2])}.png"
     gone.unlink()
     options = ("MODEL.WEIGHTS", folder / "FirstPointHead.pth", "INPUT.REGION_ROOT", tmp_path / "regions")

@@ -4,15 +4,20 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from methods.spml.small_runs import BACKGROUND, small_config, small_data
 
 from tiny import CONFIGS, ROOT, scenes, shrunk_config
 from weakseg.engine import run_command
+from weakseg.engine.checkpoint import Checkpointer, describe_run
 from weakseg.engine.trainer import Trainer
-from weakseg.safe_io import read_image, read_json, read_weights, write_png
+from weakseg.inference import WeakPredictor
+from weakseg.safe_io import read_image, read_json, read_label_png, read_weights, write_png
+from weakseg.visualize import paint_classes
 
 SCRIPT = ROOT / "tools/predict.py"
 
@@ -174,3 +179,55 @@ def test_images_of_one_name_and_an_interrupted_run(weights, tmp_path, predict, m
     assert len(set(names)) == 3
     for kind in ("overlay", "panoptic"):
         assert {path.name for path in (output / kind).iterdir()} == set(names)
+
+
+@pytest.mark.parametrize("config", ["voc_point", "voc_mobilenet_small_classifier", "voc_cam"])
+def test_classes_of_a_network_without_segments(tmp_path, predict, monkeypatch, config):
+    """Heads SPMLHead, SPMLClassifierHead and CAMHead: PNG, overlay and JSON tell what the network gives."""
+    data = small_data(tmp_path, background=True, count=2)
+    cfg = small_config(data, tmp_path / "run", config, INPUT__SEMANTIC_ROOT=str(tmp_path))
+    torch.manual_seed(0)
+    Checkpointer(Trainer.build_model(cfg), str(tmp_path), description=describe_run(cfg)).save("model")
+    arguments = ("--weights", tmp_path / "model.pth", "--input", tmp_path / "train", "--output", tmp_path / "out")
+    set_arguments(monkeypatch, *arguments)
+    predict.main()
+    predictor = WeakPredictor.from_checkpoint(tmp_path / "model.pth", device="cpu")
+    content = read_json(tmp_path / "out/predictions.json")
+    assert len(content["images"]) == 2 and not (tmp_path / "out/panoptic").exists()
+    for image, annotation in zip(content["images"], content["annotations"], strict=True):
+        photo = read_image(image["file_name"])
+        classes = predictor(photo[:, :, ::-1])["sem_seg"].numpy()
+        stored = read_label_png(tmp_path / "out/semantic" / annotation["file_name"])
+        areas = {segment["category_id"] - 1: segment["area"] for segment in annotation["segments_info"]}
+        assert areas == {k: int((classes == k).sum()) for k in np.unique(classes).tolist()}
+        for segment in annotation["segments_info"]:
+            assert ((stored == segment["id"]) == (classes == segment["category_id"] - 1)).all()
+        overlay = read_image(tmp_path / "out/overlay" / annotation["file_name"])
+        names, colors = predictor.metadata.stuff_classes, predictor.metadata.stuff_colors
+        assert (overlay == paint_classes(photo, classes, colors, names)).all()
+
+
+@pytest.mark.parametrize("is_scores", [False, True])
+def test_the_values_of_a_class_map(tmp_path, predict, is_scores):
+    """By hand: the fifth of six classes, of which three are things, is the background; a pixel may have no class."""
+    names = [f"class {k}" for k in range(6)]
+    names[BACKGROUND] = "background"
+    metadata = SimpleNamespace(
+        thing_classes=names[:3], stuff_classes=names, stuff_colors=[[9 * k, 0, 0] for k in range(6)]
+    )
+    classes = torch.tensor([[BACKGROUND, BACKGROUND, 0], [2, 5, 0 if is_scores else 255]])
+    given = torch.nn.functional.one_hot(classes, 6).permute(2, 0, 1).float() if is_scores else classes
+    stub = type("Stub", (), {"metadata": metadata, "__call__": lambda self, image: {"sem_seg": given}})()
+    segments = predict.write_prediction(stub, np.zeros((2, 3, 3), np.uint8), tmp_path, "a.png")
+    assert read_label_png(tmp_path / "semantic/a.png").tolist() == [[0, 0, 1], [3, 5, 1 if is_scores else 254]]
+    assert segments == [
+        {"id": 1, "category_id": 1, "isthing": 1, "area": 2 if is_scores else 1},
+        {"id": 3, "category_id": 3, "isthing": 1, "area": 1},
+        {"id": 0, "category_id": 5, "isthing": 0, "area": 2},
+        {"id": 5, "category_id": 6, "isthing": 0, "area": 1},
+    ]
+
+
+def test_a_network_of_neither_is_one_sentence(tmp_path, predict):
+    with pytest.raises(ValueError, match="expected a network that gives panoptic_seg or sem_seg; found instances"):
+        predict.write_prediction(lambda image: {"instances": 0}, np.zeros((2, 3, 3), np.uint8), tmp_path, "a.png")

@@ -32,7 +32,8 @@ def build_train_loader(cfg, mapper: WeakMapper, *, start: int = 0) -> DataLoader
     names = dataset_names(cfg, "train")
     records = gate(_training_records(names), cfg.INPUT.SUPERVISION)
     _log_what_is_seen(cfg.INPUT.SUPERVISION, mapper)
-    records = _labelled(records, names, cfg.INPUT.SUPERVISION)
+    if "semantic" not in mapper.evidence:  # which labels every image
+        records = _labelled(records, names, cfg.INPUT.SUPERVISION)
     sampler = GlobalBatchSampler(
         np.array([(record["height"], record["width"]) for record in records]),
         cfg.SOLVER.IMS_PER_BATCH,
@@ -103,10 +104,9 @@ def _training_records(names: list[str]) -> Iterable[dict]:
 
 
 def _labelled(records: list[dict], names: list[str], supervision: Sequence[str]) -> list[dict]:
-    if not supervision:  # the labels are evidence, of every image
-        return records
     kept = [record for record in records if has_label(record)]
-    what = f"{', '.join(names)}: {len(records) - len(kept)} of {len(records)} images have no {' or '.join(supervision)}"
+    kinds = " or ".join(supervision) or "labels that INPUT.SUPERVISION () lets through"
+    what = f"{', '.join(names)}: {len(records) - len(kept)} of {len(records)} images have no {kinds}"
     if not kept:
         raise ValueError(f"{what}; nothing to learn from. Check the label file, or set INPUT.SUPERVISION.")
     if len(kept) < len(records):

@@ -58,6 +58,26 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def setup_with_labels(args: argparse.Namespace, *, purpose: str) -> CfgNode:
+    """`setup` for a command that shows the labels of one data set to a trained network: that is the training set, and
+    the network sees of it what it was trained with. Not frozen.
+
+    args: config_file, opts, dataset ("" or None: the config's own) and output. purpose: "to draw", for errors.
+    """
+    dataset = ["DATASETS.TRAIN", f"({args.dataset!r},)"] if args.dataset else []
+    args.opts += [*dataset, "MODEL.BACKBONE.WEIGHTS", "", "OUTPUT_DIR", str(args.output)]
+    args.eval_only = True
+    cfg = setup(args).clone()
+    cfg.defrost()
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS: expected a checkpoint; found none. Add it after all options.")
+    if len(cfg.DATASETS.TRAIN) != 1:
+        found = ", ".join(cfg.DATASETS.TRAIN) or "none"
+        raise ValueError(f"DATASETS.TRAIN: expected one data set {purpose}; found {found}. Name one with --dataset.")
+    cfg.TEST.INPUTS = (*cfg.INPUT.SUPERVISION, "proposals")
+    return cfg
+
+
 def write_config(cfg: CfgNode, folder: str | Path) -> None:
     """Leave `cfg` in `folder`/config.yaml, from the main process."""
     if comm.is_main_process():

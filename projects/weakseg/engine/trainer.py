@@ -43,6 +43,7 @@ from weakseg.engine.loss_log import LossLog
 from weakseg.engine.optimizer import build_gradient_clipper, build_optimizer
 from weakseg.evaluation import build_evaluator
 from weakseg.heads import WEAK_HEAD_REGISTRY, WeakHead
+from weakseg.weights import check_background
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +276,7 @@ def _check_classes(cfg: CfgNode) -> None:
                 f"{class_counts(expected)[1]} stuff classes of {expected.name}; found {class_counts(found)[0]} and "
                 f"{class_counts(found)[1]}. Choose a test set of the same classes."
             )
+        check_background(found.get("stuff_classes", ()), expected.get("stuff_classes", ()), f"DATASETS.TEST: {name}")
 
 
 def _distributed(model: nn.Module, device: torch.device) -> nn.Module:

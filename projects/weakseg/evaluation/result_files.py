@@ -13,6 +13,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from numpy import ndarray
 
+from weakseg.data.convert.voc import voc_palette
 from weakseg.evaluation.gather import gather_by_image
 from weakseg.evaluation.mean_iou import predicted_class_map
 from weakseg.labels.label_file import read_label_file
@@ -131,11 +132,3 @@ def segments_with_area(id_map: ndarray, segments_info: list[dict]) -> list[dict]
         {"id": segment["id"], "category_id": segment["category_id"], "area": areas.get(segment["id"], 0)}
         for segment in segments_info
     ]
-
-
-def voc_palette() -> ndarray:
-    """The colours (256, 3) uint8 of VOC's label images: three bits of the index, from the lowest on, give the next
-    lower bit of R, G and B."""
-    index = np.arange(256)[:, None] >> np.arange(0, 24, 3)[None]
-    bits = index[..., None] >> np.arange(3) & 1  # (256, 8, 3)
-    return (bits << np.arange(7, -1, -1)[None, :, None]).sum(1).astype(np.uint8)

@@ -32,13 +32,19 @@ class ClassOrder:
 
     @classmethod
     def of(cls, class_names: Sequence[str]) -> ClassOrder:
-        """class_names: in house order. The class named "background" comes first, the others keep their order."""
+        """class_names: in house order. The class named "background" comes first, the others keep their order. Raises
+        ValueError for two of that name."""
         if len(class_names) > MAX_CLASSES:
             raise ValueError(
                 f"Expected at most {MAX_CLASSES} classes, as a label map keeps 8 bits a pixel; found "
                 f"{len(class_names)}. Use a data set of fewer classes."
             )
         found = [index for index, name in enumerate(class_names) if name == BACKGROUND]
+        if len(found) > 1:
+            raise ValueError(
+                f'Expected at most one class named "{BACKGROUND}"; found {len(found)}. Rename the others in the label '
+                "file."
+            )
         others = [index for index, name in enumerate(class_names) if name != BACKGROUND]
         return cls(class_index=(*found, *others), has_background=bool(found))
 

@@ -49,7 +49,7 @@ def make_pseudo_labels(
     with _progress(len(images), len(missing)) as bar:
         for batch in _batches(loader, missing[comm.get_rank() :: comm.get_world_size()]):
             for sample, result in zip(batch, model.pseudo_labels(batch)):
-                writer.write(sample["file_name"], result)
+                writer.write(sample, result)
             # The other processes are about as far: a round of images is done.
             bar.update(min(comm.get_world_size(), bar.total - bar.n))
     comm.synchronize()
@@ -64,7 +64,8 @@ class _Writer:
         self.declared = {key for key, kind in RESULT_FILES.items() if _is_declared(folder, kind, provenance)}
         self.is_first = True
 
-    def write(self, image: str, result: dict) -> None:
+    def write(self, sample: dict, result: dict) -> None:
+        image, size = sample["file_name"], (sample["height"], sample["width"])
         keys = [key for key in RESULT_FILES if key in result]
         if not keys:
             raise ValueError(
@@ -83,7 +84,7 @@ class _Writer:
                 f"{', '.join(sorted(keys))}. Write to an empty folder."
             )
         for key in keys:
-            RESULT_FILES[key].write(RESULT_FILES[key].path(self.folder, image), result[key], self.order)
+            RESULT_FILES[key].write(RESULT_FILES[key].path(self.folder, image), result[key], self.order, size)
 
 
 def _check_folders(folder: Path, images: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from weakseg.methods.spml.augmentation import LEFT_RIGHT_PARTS, MEAN, augment, tag_vector
+from weakseg.methods.spml.augmentation import MEAN, augment
 
 
 class Script:
@@ -23,6 +23,8 @@ def picture(height=12, width=9, seed=0):
     return image, *generator.integers(0, 22, (2, height, width), dtype=np.uint8)
 
 
+LEFT_RIGHT_PARTS = ((2, 3), (4, 5), (6, 7), (8, 9), (10, 11), (12, 13))
+"""Values of DensePose's right and left body parts."""
 KEEP = {"scale_range": (1.0, 1.0)}
 PLAIN = 0.49  # no flip
 
@@ -31,7 +33,7 @@ def test_nothing_drawn_nothing_changed():
     image, semantic, region = picture(9, 9)
     generator = Script(PLAIN, 0, 0, 0)
     found = augment(image, semantic, region, generator, crop_size=9, **KEEP)
-    for values, expected in zip(found, (image, semantic, region), strict=True):
+    for values, expected in zip(found[:3], (image, semantic, region), strict=True):
         np.testing.assert_array_equal(values, expected)
         assert values.dtype == expected.dtype and values.flags.c_contiguous
     assert generator.asked == [(0, 1), (1, 1), (0, 1), (0, 1)]
@@ -136,6 +138,14 @@ def test_a_generator_of_numpy_decides_everything():
     assert runs[2][0].shape == (16, 16, 3) and runs[2][0].dtype == np.float32
 
 
-def test_tags_are_the_values_that_occur():
-    found = tag_vector(np.array([[0, 7, 7], [255, 20, 0]], np.uint8))
-    assert found.shape == (256,) and np.flatnonzero(found).tolist() == [0, 7, 20, 255]
+@pytest.mark.parametrize(
+    "draw, official, expected",
+    [(0.49, False, [0, 2, 5, 20, 255]), (0.5, False, [0, 3, 4, 20, 255]), (0.5, True, [0, 2, 5, 20, 255])],
+)
+def test_tags_are_the_values_of_the_whole_map_swapped_as_its_pixels(draw, official, expected):
+    image, semantic, region = picture(9, 9)
+    semantic[:] = 20
+    semantic[0, :4] = [0, 2, 5, 255]
+    options = {"crop_size": 4, "flip_pairs": LEFT_RIGHT_PARTS, "official": official}
+    found = augment(image, semantic, region, Script(draw, 0, 0.99, 0.99), **options, **KEEP)
+    assert found[3].tolist() == expected and (found[1] == 20).all()

@@ -8,7 +8,13 @@ from methods.spml.small_runs import model_of, sample_of, small_config, small_dat
 from tiny import CONFIGS
 from weakseg.engine.defaults import load_config
 from weakseg.labels import ClassOrder
-from weakseg.methods.spml.build import criterion_of, labeller_arguments, network_of, predictor_arguments
+from weakseg.methods.spml.build import (
+    check_numbers,
+    criterion_of,
+    labeller_arguments,
+    network_of,
+    predictor_arguments,
+)
 from weakseg.methods.spml.criterion import Relation
 
 VOC = ClassOrder.of((*(f"class {k}" for k in range(20)), "background"))
@@ -115,25 +121,20 @@ def test_every_key_of_prediction_reaches_its_part():
         "bilateral_color_sigma": 5.5,
         "engine": cfg.TEST.CRF.ENGINE,
     }
-    predictor, labeller = predictor_arguments(cfg, FEATURE, VOC), labeller_arguments(cfg, FEATURE, VOC)
+    predictor, labeller = predictor_arguments(cfg, VOC), labeller_arguments(cfg, VOC)
     for arguments in (predictor, labeller):
         assert arguments.items() >= shared.items() and arguments["at_stride_4"] is True
         assert arguments["mean"] == pytest.approx((0.485, 0.456, 0.406))
         assert arguments["std"] == pytest.approx((0.229, 0.224, 0.225))
     assert (predictor["image_size"], predictor["scales"], predictor["flip"]) == (300, (0.5, 2.0), True)
     tiling = predictor["tiling"]
-    assert (tiling.crop_size, tiling.stride, tiling.divisor) == (200, 150, 1)
-    assert (labeller["crop_size"], labeller["divisor"]) == (200, 1)
+    assert (tiling.crop_size, tiling.stride) == (labeller["crop_size"], labeller["stride"]) == (200, 150)
     keys = ("alpha", "walk_steps", "power", "min_peak")
     assert tuple(labeller[key] for key in keys) == (3.0, 8, 11, 0.25)
     assert predictor["crf"] == expected_crf and labeller["crf"] is None
     cfg.MODEL.SPML.PSEUDO.CRF, cfg.TEST.CRF.ENABLED = True, False
-    assert predictor_arguments(cfg, FEATURE, VOC)["crf"] is None
-    assert labeller_arguments(cfg, FEATURE, VOC)["crf"] == expected_crf
-    # Other backbones want whole cells.
-    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
-    assert predictor_arguments(cfg, ShapeSpec(channels=8, stride=16), VOC)["tiling"].divisor == 16
-    assert labeller_arguments(cfg, ShapeSpec(channels=8, stride=16), VOC)["divisor"] == 16
+    assert predictor_arguments(cfg, VOC)["crf"] is None
+    assert labeller_arguments(cfg, VOC)["crf"] == expected_crf
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,14 @@ def test_every_key_of_prediction_reaches_its_part():
         ({"MODEL__SPML__HEAD": "tail"}, "MODEL.SPML.HEAD: expected deeplab or pspnet; found 'tail'"),
         ({"MODEL__SPML__LOCAL_FEATURES": "smell"}, "LOCAL_FEATURES: expected position or position_color"),
         ({"MODEL__SPML__RELATIONS__IMAGE__SOURCE": "x"}, "RELATIONS.IMAGE.SOURCE: expected located or embedding"),
+        ({"MODEL__SPML__NORM": "foo"}, "MODEL.SPML.NORM: expected SyncBN or BN; found 'foo'"),
+        ({"MODEL__SPML__IN_FEATURE": "res9"}, "MODEL.SPML.IN_FEATURE: expected a map of the backbone, .*found 'res9'"),
+        ({"MODEL__SPML__TEST__PREDICTOR": "retrieval"}, "TEST.MEMORY: expected a folder with files .*found none in ''"),
+        (
+            {"MODEL__SPML__PSEUDO__CRF": True, "TEST__CRF__ENGINE": "x"},
+            "^TEST.CRF.ENGINE: expected lattice or pydensecrf",
+        ),
+        ({"TEST__CRF__ENABLED": True, "TEST__CRF__ENGINE": "x"}, "^TEST.CRF.ENGINE: expected .*found 'x'"),
         ({"INPUT__EVIDENCE": ()}, "INPUT.EVIDENCE: expected 'regions'"),
         ({"INPUT__SUPERVISION": ("tags",)}, "INPUT.EVIDENCE: expected 'semantic' to learn from tags"),
         ({"INPUT__SUPERVISION": ("boxes", "tags")}, "expected 'semantic' to learn from boxes and tags"),
@@ -151,8 +160,84 @@ def test_every_key_of_prediction_reaches_its_part():
     ],
 )
 def test_bad_configs_are_refused_in_one_sentence(tmp_path, changes, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         model_of(small_data(tmp_path, background=True, count=1), tmp_path, **changes)
+
+
+GOOD_AND_BAD = {
+    "EMBEDDING_DIM": ((1,), (0,)),
+    "DILATIONS": (((1, 2, 3, 4),), ((0, 6, 12, 18),)),
+    "CLASSIFIER_DROPOUT": ((0.0, 1.0), (1.5, -0.1)),
+    "KMEANS__GRID": (((1, 2),), ((3,), (0, 0), (1, 0), (1, 2, 3))),
+    "KMEANS__ITERATIONS": ((0,), (-1,)),
+    "MEMORY_BANK": ((0,), (-1,)),
+    "INPUT__CROP_SIZE": ((1,), (0,)),
+    "INPUT__SCALE_RANGE": (((1.0, 1.0),), ((0.5,), (1.5, 0.5), (0.0, 1.0))),
+    "INPUT__GRAYSCALE": ((0.0, 1.0), (1.1,)),
+    "INPUT__BLUR": ((0.0, 1.0), (-0.1,)),
+    "INPUT__FLIP_PAIRS": (((), ((0, 253),)), (((2, 300),), ((2, 254),), ((1, 2, 3),), (2, 3))),
+    "TEST__IMAGE_SIZE": ((1,), (0,)),
+    "TEST__CROP_SIZE": ((512,), (0, 511)),
+    "TEST__STRIDE": ((1, 512), (0, 513)),
+    "TEST__SCALES": (((), (0.5, 1)), ((0.0,), (1.0, "1"), (1.0, -1.0))),
+    "TEST__FLIP": ((), (True,)),
+    "TEST__KMEANS_GRID": (((1, 1),), ((1,), (2, 0))),
+    "TEST__KMEANS_ITERATIONS": ((0,), (-1,)),
+    "TEST__TOP_K": ((1,), (0,)),
+    "PSEUDO__SCALES": (((), (0.5,)), ((0.0,),)),
+    "PSEUDO__WALK_STEPS": ((0,), (-1,)),
+    "CAM__SCALES": (((0.5,),), ((), (0.0,))),
+}
+"""Values of keys of MODEL.SPML, beside those of voc_point with tiles of 512."""
+
+
+@pytest.mark.parametrize("key", GOOD_AND_BAD)
+def test_numbers_that_make_no_sense_are_refused_with_their_key(key):
+    good, bad = GOOD_AND_BAD[key]
+    for value in good:
+        check_numbers(load("voc_point", **{f"MODEL__SPML__{key}": value}))
+    name = "TEST.STRIDE" if key == "TEST__CROP_SIZE" else key.replace("__", ".")
+    for value in bad:
+        with pytest.raises(ValueError, match=rf"^MODEL.SPML.(TEST.CROP_SIZE|{name}): expected .*; found .*\. Set it"):
+            check_numbers(load("voc_point", **{f"MODEL__SPML__{key}": value}))
+
+
+def test_both_kinds_of_heads_check_their_numbers(tmp_path):
+    label_file = small_data(tmp_path, background=True, count=1)
+    for head in ("SPMLHead", "SPMLClassifierHead", "CAMHead"):
+        changes = {"INPUT__SUPERVISION": ("tags",), "INPUT__EVIDENCE": ("semantic", "regions")}
+        with pytest.raises(ValueError, match="MODEL.SPML.TEST.IMAGE_SIZE: expected a number from 1; found 0"):
+            model_of(label_file, tmp_path, MODEL__WEAK_HEAD__NAME=head, MODEL__SPML__TEST__IMAGE_SIZE=0, **changes)
+
+
+def test_every_config_has_good_numbers():
+    for path in (CONFIGS / "spml").glob("[!_]*.yaml"):
+        check_numbers(load_config(path))
+
+
+@pytest.mark.parametrize(("stride", "scale"), [(4, 1), (8, 2), (16, 4)])
+def test_the_embedding_has_stride_4(stride, scale):
+    with torch.device("meta"):
+        assert network_of(load("voc_point"), ShapeSpec(channels=8, stride=stride), VOC).scale == scale
+
+
+@pytest.mark.parametrize("stride", [2, 6])
+def test_a_map_without_a_way_to_stride_4_is_refused(stride):
+    with pytest.raises(ValueError, match=f"IN_FEATURE: expected .*a multiple of 4; found stride {stride} of 'res5'"):
+        network_of(load("voc_point"), ShapeSpec(channels=8, stride=stride), VOC)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_missing_package_is_found_out_before_the_training(monkeypatch, is_there):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: is_there or None)
+    cfg = load("voc_point", TEST__CRF__ENGINE="pydensecrf")
+    predictor_arguments(cfg, VOC)
+    cfg.TEST.CRF.ENABLED = True
+    if is_there:
+        assert predictor_arguments(cfg, VOC)["crf"]["engine"] == "pydensecrf"
+    else:
+        with pytest.raises(ValueError, match="TEST.CRF.ENGINE: expected the package pydensecrf2 .*found none"):
+            predictor_arguments(cfg, VOC)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +263,9 @@ def test_missing_activation_maps_and_prototypes_are_named(tmp_path):
     sample["evidence"]["cams"] = torch.zeros(24, 32, 6).numpy()
     with pytest.raises(ValueError, match="a/picture.png: expected class activation maps of 5 classes; found 6"):
         model.pseudo_labels([sample])
+    # Before a training that would end with it.
     retrieval = {"MODEL__SPML__TEST__PREDICTOR": "retrieval", "MODEL__SPML__TEST__MEMORY": str(tmp_path / "none")}
-    model = model_of(label_file, tmp_path, **retrieval).eval()
-    with pytest.raises(FileNotFoundError, match="Prototypes: expected a folder at .*none"):
-        model([sample_of((24, 32))])
+    with pytest.raises(
+        FileNotFoundError, match=r"MODEL.SPML.TEST.MEMORY: expected .*NAME.npz .*found none in '.*none'"
+    ):
+        model_of(label_file, tmp_path, **retrieval)

@@ -19,7 +19,8 @@ from weakseg.data.catalog import register_label_file
 from weakseg.engine.defaults import load_config
 from weakseg.engine.trainer import Trainer
 from weakseg.inference.views import plain_view
-from weakseg.labels import LabelFile, read_label_file, write_label_file
+from weakseg.labels import ClassOrder, LabelFile, read_label_file, write_label_file
+from weakseg.methods.spml.cam_head import CAMHead
 
 CAM_RUN = {
     "MODEL__WEAK_HEAD__NAME": "CAMHead",
@@ -67,6 +68,11 @@ def test_the_loss_is_that_of_the_images_without_padding():
     # What lies in the padding, or in an image whose tags are unknown, does not count.
     features["map"][1, :, :, 3:], features["map"][2] = 100, -100
     torch.testing.assert_close(head.losses(features, images, samples(*KNOWN, unknown))["loss_tags"], loss["loss_tags"])
+
+
+def test_a_data_set_of_the_background_alone_is_refused():
+    with pytest.raises(ValueError, match="CAMHead: expected at least one class that is not the background; found none"):
+        CAMHead(3, in_feature="map", classes=ClassOrder.of(["background"]))
 
 
 def test_an_image_without_any_class_is_known_to_show_none():

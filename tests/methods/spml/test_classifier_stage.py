@@ -175,6 +175,22 @@ def test_labels_come_from_label_maps_not_from_what_a_person_gave(data, tmp_path)
         assert set(np.unique(sample["evidence"]["label_map"])) <= {3, 255}
 
 
+def test_a_training_from_nothing_is_refused(data, tmp_path):
+    """Its embedding would stay as it was drawn."""
+    trainer = Trainer(stage_config(data, tmp_path))
+    with pytest.raises(ValueError, match=r"^MODEL.WEIGHTS: expected the checkpoint of an embedding stage.*found none"):
+        trainer.resume_or_load(False)
+
+
+@pytest.mark.parametrize("supervision", [(), ("boxes",), ("tags",)])
+def test_a_training_without_labelled_pixels_is_refused(data, tmp_path, supervision):
+    words = " and ".join(supervision) or "no labels"
+    with pytest.raises(ValueError, match=f"INPUT.EVIDENCE: expected 'semantic' to learn from {words}"):
+        small_stage(data, tmp_path, INPUT__SUPERVISION=supervision, INPUT__EVIDENCE=())
+    small_stage(data, tmp_path, INPUT__SUPERVISION=supervision)
+    small_stage(data, tmp_path, INPUT__EVIDENCE=())
+
+
 def test_a_backbone_with_gradient_is_refused(data, tmp_path):
     with pytest.raises(ValueError, match=r"MODEL.BACKBONE.FREEZE_AT: expected a backbone without gradient .*found \d+"):
         Trainer(stage_config(data, tmp_path, MODEL__BACKBONE__FREEZE_AT=2))

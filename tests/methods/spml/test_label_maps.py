@@ -1,5 +1,6 @@
 """Label maps of hand-drawn labels and of label PNGs, and training images with them."""
 
+import logging
 import pickle
 
 import numpy as np
@@ -145,6 +146,20 @@ def test_tags_are_the_classes_of_the_whole_label_map(order):
     assert 254 in seen
 
 
+def test_tags_of_a_mirrored_image_are_those_of_its_pixels():
+    values = np.array([[1, 254], [254, 254]], np.uint8)
+    images = training_images(2, flip_pairs=((1, 2),))
+    seen = set()
+    for seed in range(8):
+        _, labels, evidence = images(
+            image_of((2, 2)), WeakLabels((2, 2)), {"semantic": values}, np.random.default_rng(seed)
+        )
+        found = np.unique(evidence["label_map"]).tolist()
+        assert (labels.tags.tolist(), found) in (([CAT], [1, 254]), ([DOG], [2, 254]))
+        seen |= set(labels.tags.tolist())
+    assert seen == {CAT, DOG}
+
+
 def test_padding_is_the_mean_colour_and_takes_no_part():
     image, regions = image_of((5, 7)), np.arange(35, dtype=np.uint8).reshape(5, 7)
     labels = weak((5, 7), [DOG], points=[(2.0, 2.0)])
@@ -222,6 +237,28 @@ def test_training_images_from_a_config(tmp_path):
             for a, b in zip(*((pixels, *(e[n] for n in ("label_map", "regions"))) for pixels, _, e in results)):
                 assert np.array_equal(a, b)
             assert torch.equal(results[0][1].tags, results[1][1].tags)
+
+
+def test_the_log_says_that_labels_are_not_drawn_over_label_maps(tmp_path, caplog):
+    cfg = config(tmp_path, ("cat", "dog", "background"))
+    with caplog.at_level(logging.INFO, logger="weakseg"):
+        build_augmentation(cfg, True)
+        assert not caplog.messages
+        cfg.INPUT.EVIDENCE = ("semantic",)
+        build_augmentation(cfg, False)
+        assert not caplog.messages
+        build_augmentation(cfg, True)
+    assert caplog.messages == ["Labels: evidence semantic alone; points are not drawn over it"]
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("head", ["Point2MaskHead", "CAMHead"])
+def test_a_head_of_another_method_is_refused(tmp_path, head, is_train):
+    cfg = config(tmp_path, ("cat", "dog", "background"), MODEL__WEAK_HEAD__NAME=head)
+    with pytest.raises(ValueError, match=f"^INPUT.AUGMENTATION: expected .* {head} learns from; found spml"):
+        build_augmentation(cfg, is_train)
+    cfg.MODEL.WEAK_HEAD.NAME = "SPMLClassifierHead"
+    build_augmentation(cfg, is_train)
 
 
 def test_images_at_test_stay_as_they_are(tmp_path):

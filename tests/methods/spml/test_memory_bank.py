@@ -1,5 +1,6 @@
 """Memory of the last iterations' prototypes."""
 
+import pytest
 import torch
 
 from weakseg.methods.spml.memory_bank import MemoryBank
@@ -57,6 +58,13 @@ def test_a_shorter_bank_keeps_the_newest_of_a_checkpoint():
     bank = bank_of(length=1)
     bank.load_state_dict(bank_of(1, 2).state_dict())
     assert bank.prototypes().semantic.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("state", [torch.zeros(2, 10), torch.zeros(0, 8), torch.zeros(9)])
+def test_a_bank_of_other_classes_is_refused(state):
+    with pytest.raises(ValueError, match=r"expected \(rows, 9\) numbers for 3 image tags .* of length 4; found \("):
+        bank_of().load_state_dict({"_extra_state": state})
+    bank_of().load_state_dict({"_extra_state": torch.zeros(2, 9)})
 
 
 def test_the_bank_moves_with_its_module():

@@ -12,13 +12,24 @@ from weakseg.methods.spml.pictures import embedding_and_segments, given_labels
 from weakseg.methods.spml.prediction import Predictor, Tiling
 
 
+class Pooling:
+    """`seen`: the shapes of its inputs."""
+
+    def __init__(self):
+        self.size_divisibility, self.seen = 0, []
+
+    def __call__(self, images):
+        self.seen.append(tuple(images.shape))
+        return {"res5": F.avg_pool2d(images, 4)}
+
+
 def network(**predictor):
     """A stand-in whose embedding is the image itself, in the mean of 4 x 4 pixels, twice as long."""
     arguments = {"num_classes": 2, "image_size": 64, "tiling": Tiling(64, 64), "kmeans_grid": (3, 2)} | predictor
     head = SimpleNamespace(network=lambda maps: 2 * maps, in_feature="res5", predictor=Predictor(**arguments))
     return SimpleNamespace(
         head=head,
-        backbone=lambda images: {"res5": F.avg_pool2d(images, 4)},
+        backbone=Pooling(),
         preprocess=lambda batch: [sample["image"] for sample in batch],
     )
 
@@ -71,13 +82,18 @@ def test_segments_part_the_halves(size):
 
 
 def test_tiles_and_the_grid_of_prediction_are_used():
-    seen = []
     model = network(tiling=Tiling(32, 32), kmeans_grid=(1, 1))
-    plain = model.backbone
-    model.backbone = lambda images: seen.append(tuple(images.shape)) or plain(images)
     embedding, segments = embedding_and_segments(model, halves(64, 48))
-    assert seen == [(1, 3, 32, 32)] * 4
+    assert model.backbone.seen == [(1, 3, 32, 32)] * 4
     assert embedding.shape == (16, 12, 3) and (segments == 0).all()
+
+
+def test_tiles_have_sides_that_the_backbone_takes():
+    model = network(tiling=Tiling(40, 40))
+    model.backbone.size_divisibility = 32
+    embedding, segments = embedding_and_segments(model, halves(64, 48))
+    assert model.backbone.seen == [(1, 3, 64, 64)] * 4
+    assert embedding.shape == (16, 12, 3) and segments.shape == (64, 48)
 
 
 def test_given_labels_keep_unlabelled_and_ignored_apart():

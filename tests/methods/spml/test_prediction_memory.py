@@ -1,5 +1,7 @@
 """Segments of a view as labelled prototypes, and the memory of prototypes in files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 
 from weakseg.inference.tiles import tile_ends
 from weakseg.methods.spml.local_features import position_features
-from weakseg.methods.spml.prediction import Tiling, make_prototypes, read_memory, view_segments
+from weakseg.methods.spml.prediction import Predictor, Tiling, make_prototypes, read_memory, view_segments
 from weakseg.methods.spml.segments import find_segments
 from weakseg.methods.spml.views import pad_to, resize_linear, resize_nearest
 
@@ -104,10 +106,28 @@ def test_the_memory_is_read_in_the_order_of_names(tmp_path):
     assert vectors.dtype == torch.float32 and labels.dtype == torch.int64 and labels.tolist() == [255, 0, 7]
 
 
+def test_no_folder_is_not_the_working_folder(tmp_path, monkeypatch):
+    save(tmp_path, "a.npz", [[1, 0]], [7])
+    monkeypatch.chdir(tmp_path)
+    assert len(read_memory(".")[0]) == 1
+    with pytest.raises(FileNotFoundError, match="MODEL.SPML.TEST.MEMORY: .*found none in ''"):
+        read_memory("")
+
+
+def test_a_usable_memory_is_never_copied():
+    vectors, chosen = torch.eye(3), Predictor(num_classes=2, tiling=ONE_TILE)
+    memory = vectors, torch.tensor([0, 1, 1])
+    assert chosen.usable(memory) is memory
+    kept, labels = chosen.usable((vectors, torch.tensor([0, 254, 1])))
+    assert kept.equal(vectors[[0, 2]]) and labels.tolist() == [0, 1]
+    kept, labels = replace(chosen, official=True).usable((vectors, torch.tensor([255, 254, 1])))
+    assert kept.equal(vectors[1:]) and labels.tolist() == [254, 1]
+
+
 def test_what_is_no_memory_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected a folder at"):
+    with pytest.raises(FileNotFoundError, match="MODEL.SPML.TEST.MEMORY: expected a folder with files NAME.npz"):
         read_memory(tmp_path / "absent")
-    with pytest.raises(FileNotFoundError, match="expected files NAME.npz"):
+    with pytest.raises(FileNotFoundError, match="expected a folder with files NAME.npz .*found none in "):
         read_memory(tmp_path)
     save(tmp_path, "a.npz", [[1, 0]], [7])
     for arrays, message in (

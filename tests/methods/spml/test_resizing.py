@@ -10,7 +10,6 @@ from weakseg.methods.spml.resizing import (
     pad_to,
     resize_labels,
     scaled_size,
-    scaled_views,
 )
 
 
@@ -49,19 +48,3 @@ def test_padding():
     colour = pad_to(np.zeros((1, 1, 3), np.float32), (1, 2), (0.1, 0.2, 0.3))
     np.testing.assert_allclose(colour, [[[0, 0, 0], [0.1, 0.2, 0.3]]])
     assert colour.dtype == np.float32
-
-
-def test_views_mirrored_first():
-    image = np.random.default_rng(0).random((4, 6, 3), dtype=np.float32)
-    labels = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    views = list(scaled_views(image, labels, (0.5, 1.0)))
-    assert [(view.shape[:2], flipped) for view, _, flipped in views] == [
-        ((2, 3), True),
-        ((2, 3), False),
-        ((4, 6), True),
-        ((4, 6), False),
-    ]
-    np.testing.assert_array_equal(views[2][0], image[:, ::-1])
-    np.testing.assert_array_equal(views[1][1], labels[::2, ::2])
-    np.testing.assert_array_equal(views[0][1], labels[::2, ::2][:, ::-1])
-    assert [flipped for *_, flipped in scaled_views(image, labels, (0.5, 1.0), flip=False)] == [False, False]

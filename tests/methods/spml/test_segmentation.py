@@ -141,7 +141,62 @@ def test_retrieval_predicts_the_classes_of_the_memory(data, tmp_path):
             MODEL__SPML__TEST__MEMORY=str(folder),
         ).eval()
         (first,) = model([sample_of((40, 36))])
+        # Nothing that may not vote is kept.
+        assert model.head._memory[1].tolist() == [ordered] * 5 and len(model.head._memory[0]) == 5
         assert (first["sem_seg"] == house).all() and first["sem_seg"].shape == (40, 36)
         # It is read once.
         shutil.rmtree(folder)
         assert (model([sample_of((30, 36))])[0]["sem_seg"] == house).all()
+
+
+RETRIEVAL = {"MODEL__SPML__TEST__PREDICTOR": "retrieval"}
+NEAREST = {"MODEL__SPML__PSEUDO__METHOD": "nearest_segments"}
+
+
+@pytest.mark.parametrize("changes", [RETRIEVAL, NEAREST])
+def test_a_memory_of_another_embedding_is_refused(data, tmp_path, changes):
+    write_memory(tmp_path / "memory", [0, 1], channels=7)
+    model = model_of(data[1], tmp_path, MODEL__SPML__TEST__MEMORY=str(tmp_path / "memory"), **changes).eval()
+    work = model if changes is RETRIEVAL else model.pseudo_labels
+    with pytest.raises(ValueError, match="memory: expected prototypes of length 8, MODEL.SPML.EMBEDDING_DIM; found 7"):
+        work([sample_of((40, 36))])
+
+
+def test_nearest_segments_without_a_memory_are_refused_before_any_work(data, tmp_path, monkeypatch):
+    write_memory(tmp_path, [0, 1])
+    monkeypatch.chdir(tmp_path)
+    model = model_of(data[1], tmp_path, **NEAREST).eval()
+    monkeypatch.setattr(model.backbone, "forward", None)
+    with pytest.raises(FileNotFoundError, match="MODEL.SPML.TEST.MEMORY: expected .*found none in ''"):
+        model.pseudo_labels([sample_of((40, 36))])
+
+
+@pytest.mark.parametrize("divisor", [0, 7, 16])
+def test_every_tile_is_as_the_backbone_wants_it(data, tmp_path, monkeypatch, divisor):
+    """Whatever the backbone is called and whatever the stride of its map."""
+    write_memory(tmp_path / "memory", [0, 1])
+    memory = {"MODEL__SPML__TEST__MEMORY": str(tmp_path / "memory")}
+    tiles = {"MODEL__SPML__TEST__CROP_SIZE": 50, "MODEL__SPML__TEST__STRIDE": 20}
+    model = model_of(data[1], tmp_path, **RETRIEVAL, **memory, **tiles).eval()
+    monkeypatch.setattr(type(model.backbone), "size_divisibility", divisor)
+    sizes, forward = [], model.backbone.forward
+
+    def recorded(images):
+        sizes.extend(images.shape[-2:])
+        return forward(images)
+
+    monkeypatch.setattr(model.backbone, "forward", recorded)
+    sample = sample_of((40, 36), cams=np.zeros((40, 36, 5), np.float32))
+    expected = {0: 50, 7: 56, 16: 64}[divisor]
+    model([sample])
+    for method in ("prototypes", "classifier_walk", "densepose_walk", "nearest_segments"):
+        model.head.pseudo_method = method
+        assert set(sizes) == {expected} and len(sizes) > 1
+        sizes.clear()
+        model.pseudo_labels([sample])
+    assert set(sizes) == {expected}
+    assert model.head.by_retrieval
+    model.head.by_retrieval = False
+    sizes.clear()
+    model([sample])
+    assert set(sizes) == {expected}

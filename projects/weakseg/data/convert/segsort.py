@@ -1,14 +1,11 @@
-"""Files in the layout of SegSort and SPML: list files, label and region PNGs, result PNGs (card 5.6, 6)."""
+"""List files of SegSort and SPML: which images a set has (card 6)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from weakseg.data.convert.voc import voc_palette
-from weakseg.safe_io import read_label_png, resolve_inside, write_png
+from weakseg.safe_io import resolve_inside
 
 
 @dataclass(frozen=True)
@@ -39,24 +36,3 @@ def read_list(path: str | Path, root: str | Path) -> list[ListEntry]:
     if not entries:
         raise ValueError(f"{path}: expected a list of images; found an empty file. Fetch it again.")
     return entries
-
-
-def read_label_map(path: str | Path) -> np.ndarray:
-    """A semantic label or region map (H, W) uint8: palette indices or grey values as stored, never colours (fault t).
-    Colour and 16-bit PNGs are refused."""
-    label_map = read_label_png(path)
-    if label_map.ndim != 2 or label_map.dtype != np.uint8:
-        channels = 1 if label_map.ndim == 2 else label_map.shape[2]
-        raise ValueError(
-            f"{path}: expected a label PNG of 8 bits, grey or with a palette; found {channels} channel(s) of "
-            f"{label_map.dtype}. Write one value a pixel."
-        )
-    return label_map
-
-
-def write_semantic_pngs(folder: str | Path, stem: str, classes: np.ndarray) -> None:
-    """Write a result (H, W), classes 0..255, as `semantic_gray/STEM.png` (8 bits, the class of each pixel) and
-    `semantic_color/STEM.png` (RGB, VOC's colours)."""
-    classes = classes.astype(np.uint8)
-    write_png(resolve_inside(Path(folder, "semantic_gray"), f"{stem}.png"), classes)
-    write_png(resolve_inside(Path(folder, "semantic_color"), f"{stem}.png"), voc_palette()[classes])

@@ -8,15 +8,11 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from weakseg.labels import IGNORED
 from weakseg.methods.spml.resizing import pad_to, resize_image, resize_labels, scaled_size
 
 MEAN = (0.485, 0.456, 0.406)
 """Mean colour, RGB in 0..1: what is subtracted from the images, and what they are padded with."""
-STD = (0.229, 0.224, 0.225)
-LEFT_RIGHT_PARTS = ((2, 3), (4, 5), (6, 7), (8, 9), (10, 11), (12, 13))
-"""Values of DensePose's right and left body parts, which a mirrored image swaps."""
-IGNORE = 255
-"""Value of padding in both maps."""
 
 _GREY = np.array([0.3, 0.59, 0.11], np.float32)
 
@@ -40,21 +36,24 @@ def augment(
     blur_probability: float = 0.0,
     mean: Sequence[float] = MEAN,
     official: bool = False,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Flip, scale, pad, crop, and for the classifier stage grey and blur.
 
     image (H, W, 3) float32 RGB in 0..1; semantic and region (H, W) uint8. scale_range: the ratio of sizes is uniform in
     it. flip_pairs: values of `semantic` that a mirrored image swaps. A probability of 0 draws no number for its step.
-    mean: colour of the padding. official: the crop never starts at the last position (fault k). Draws, in order: flip,
-    ratio, y, x, grey, blur, sigma (when blurred). Returns the three at crop_size x crop_size, the image not normalised.
+    mean: colour of the padding, which both maps ignore. official: the crop never starts at the last position (fault k).
+    Draws, in order: flip, ratio, y, x, grey, blur, sigma (when blurred). Returns the three at crop_size x crop_size,
+    the image not normalised; and the tags (n,): the values in the whole of `semantic` (card 3.1), after `flip_pairs`
+    (official: before).
     """
-    maps = np.stack([semantic, region], axis=-1)
+    maps, tags = np.stack([semantic, region], axis=-1), np.unique(semantic)
     if generator.uniform(0.0, 1.0) >= 0.5:
         image, maps = image[:, ::-1], _mirrored(maps, flip_pairs)
+        tags = tags if official else np.unique(maps[..., 0])
     size = scaled_size(image.shape[:2], generator.uniform(*scale_range))
     image, maps = resize_image(np.ascontiguousarray(image), size), resize_labels(np.ascontiguousarray(maps), size)
     crop = (crop_size, crop_size)
-    image, maps = pad_to(image, crop, mean), pad_to(maps, crop, IGNORE)
+    image, maps = pad_to(image, crop, mean), pad_to(maps, crop, IGNORED)
     y, x = (_crop_start(side, crop_size, generator, official) for side in image.shape[:2])
     window = np.s_[y : y + crop_size, x : x + crop_size]
     image, maps = image[window], maps[window]
@@ -62,14 +61,7 @@ def augment(
         image = np.repeat(image @ _GREY[:, None], 3, axis=2)
     if blur_probability and generator.uniform(0.0, 1.0) < blur_probability:
         image = _blurred(image, generator.uniform(0.1, 5.0))
-    return np.ascontiguousarray(image), maps[..., 0].copy(), maps[..., 1].copy()
-
-
-def tag_vector(semantic: np.ndarray) -> np.ndarray:
-    """(256,) bool: the values that occur in a label map, which must be the uncropped one (card 3.1)."""
-    present = np.zeros(256, dtype=bool)
-    present[semantic] = True
-    return present
+    return np.ascontiguousarray(image), maps[..., 0].copy(), maps[..., 1].copy(), tags
 
 
 def _mirrored(maps: np.ndarray, flip_pairs: Sequence[tuple[int, int]]) -> np.ndarray:

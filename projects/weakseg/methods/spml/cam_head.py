@@ -20,7 +20,7 @@ from weakseg.heads import WEAK_HEAD_REGISTRY, SegmentationModel, WeakHead
 from weakseg.inference.views import View
 from weakseg.labels import NO_CLASS, ClassOrder, LabelKind, WeakLabels, resize
 from weakseg.layers.resize import resize_and_crop
-from weakseg.methods.spml.build import feature_of
+from weakseg.methods.spml.build import check_numbers, feature_of
 from weakseg.methods.spml.cam_labels import MIN_PEAK, cam_scores, labels_from_boxes, labels_from_tags
 from weakseg.methods.spml.network import parameter_groups
 from weakseg.methods.spml.views import pad_to, views
@@ -58,6 +58,11 @@ class CAMHead(WeakHead):
         self.in_feature = in_feature
         self.classes = classes
         self.foreground = classes.class_index[1:] if classes.has_background else classes.class_index
+        if not self.foreground:
+            raise ValueError(
+                "CAMHead: expected at least one class that is not the background; found none. Train with a data set "
+                "of more classes."
+            )
         self.scales = scales
         self.alpha = alpha
         self.tag_threshold, self.box_threshold = tag_threshold, box_threshold
@@ -70,6 +75,7 @@ class CAMHead(WeakHead):
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:
         node = cfg.MODEL.SPML
+        check_numbers(cfg)
         return {
             "in_channels": feature_of(cfg, input_shape).channels,
             "in_feature": node.IN_FEATURE,

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from weakseg.labels import IGNORED
 from weakseg.layers.sync_batch_norm import batch_norm
-
-IGNORE = 255
 
 
 class PixelClassifier(nn.Module):
@@ -69,9 +68,9 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
     over pixels and their number, () each; without any the sum is 0 and part of the graph (fault d).
     """
     labelled = (labels >= 0) & (labels < logits.shape[1])
-    target = torch.where(labelled, labels, IGNORE).long()
+    target = torch.where(labelled, labels, IGNORED).long()
     full = _resize(at_least_fp32(logits), (labels.shape[-2], labels.shape[-1]))
-    return F.cross_entropy(full, target, ignore_index=IGNORE, reduction="sum"), labelled.sum()
+    return F.cross_entropy(full, target, ignore_index=IGNORED, reduction="sum"), labelled.sum()
 
 
 def at_least_fp32(values: Tensor) -> Tensor:

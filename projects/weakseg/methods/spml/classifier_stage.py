@@ -9,6 +9,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from weakseg.heads import WEAK_HEAD_REGISTRY, SegmentationModel
+from weakseg.methods.spml.build import check_labels
 from weakseg.methods.spml.classifier import pixel_cross_entropy
 from weakseg.methods.spml.segmentation import SegmentationHead
 
@@ -22,14 +23,16 @@ class SPMLClassifierHead(SegmentationHead):
     """
 
     @configurable
-    def __init__(self, **arguments):
-        """arguments: of `SegmentationHead`."""
+    def __init__(self, *, weights: str = "", **arguments):
+        """weights: where the embedding of a training comes from; arguments: of `SegmentationHead`."""
         super().__init__(**arguments)
+        self.weights = weights
         self.network.embedding_head.requires_grad_(False)
 
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:
-        return cls.arguments(cfg, input_shape)
+        check_labels(cfg)
+        return {**cls.arguments(cfg, input_shape), "weights": cfg.MODEL.WEIGHTS}
 
     def losses(self, features: dict[str, Tensor], images: ImageList, batch: list[dict]) -> dict[str, Tensor]:
         labels = self.stacked(batch, "label_map", images)
@@ -41,6 +44,11 @@ class SPMLClassifierHead(SegmentationHead):
         return {"loss_pixel": total / torch.where(count > 0, count, 1.0)}
 
     def start_anew(self) -> None:
+        if not self.weights:
+            raise ValueError(
+                "MODEL.WEIGHTS: expected the checkpoint of an embedding stage, as the classifier stage trains none; "
+                "found none. Set it to that stage's model_final.pth."
+            )
         self.network.classifier.reset()
 
     def parameter_groups(self, model: SegmentationModel) -> list[dict]:

@@ -46,7 +46,7 @@ def add_spml_config(cfg: CN) -> None:
     node.PIXEL_LOSS_WEIGHT = 0.3
     # The norms of stages without gradient keep their statistics too (fault j: published ones move).
     node.FREEZE_STATISTICS = False
-    # Every fault of the card as published.
+    # Faults a, g, k, q, r, s and aa of the card as published; h, j and l have keys of their own.
     node.OFFICIAL_COMPAT = False
 
     # Training images (4.3): side of the crop in pixels, range of the ratio of sizes, probabilities of a grey image and
@@ -65,8 +65,9 @@ def add_spml_config(cfg: CN) -> None:
     node.SOLVER = CN({"HEAD_LR_FACTOR": 10.0, "BIAS_LR_FACTOR": 2.0})
 
     # Prediction (5). PREDICTOR: softmax of the classifier, or retrieval of the nearest segments among the prototypes in
-    # the folder MEMORY. SCALES: () resizes the longer side to IMAGE_SIZE; else factors of the image's size, with FLIP
-    # each also mirrored. Tiles of CROP_SIZE, at most STRIDE apart. TEST.CRF.* refines.
+    # the folder MEMORY, which must be there from the start. SCALES: () resizes the longer side to IMAGE_SIZE; else
+    # factors of the image's size, with FLIP each also mirrored. Tiles of CROP_SIZE, at most STRIDE apart, which is no
+    # more than CROP_SIZE. TEST.CRF.* refines.
     node.TEST = CN()
     node.TEST.PREDICTOR = "softmax"
     node.TEST.IMAGE_SIZE = 512

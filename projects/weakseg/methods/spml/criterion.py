@@ -124,7 +124,8 @@ class Criterion(nn.Module):
         """Scalars by name. contrast: None where no relation is on; logits (N, K, h, w) of the pixel classifier, labels
         (N, H, W) as in `contrast`.
 
-        The mean over processes is the mean over the pixels of the global batch: all counts travel in one collective.
+        The mean over processes is the mean over the pixels of the global batch: the counts of all losses travel in one
+        collective. The prototypes travel in their own: three in `contrast`, one in the backward pass.
         """
         sums: Sums = {"pixel": (self.pixel_loss_weight, pixel_cross_entropy(logits, labels))}
         if contrast is not None:

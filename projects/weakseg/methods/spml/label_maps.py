@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,15 +10,20 @@ import torch
 
 from weakseg.data.augmentation import AUGMENTATION_REGISTRY, Augmented, Evidence
 from weakseg.data.catalog import metadata_of
+from weakseg.heads import WEAK_HEAD_REGISTRY
 from weakseg.labels import IGNORED, UNLABELLED, ClassOrder, WeakLabels
 from weakseg.labels.scribbles import POINT_DIAMETER, SCRIBBLE_WIDTH, draw_scribbles
 from weakseg.methods.spml.augmentation import augment
+from weakseg.methods.spml.segmentation import SegmentationHead
+
+logger = logging.getLogger(__name__)
 
 
 class LabelMaps:
     """The label map (H, W) uint8 of an image: classes 0..K-1 in SPML's order, 254 unlabelled, 255 ignored.
 
-    It is the evidence "semantic" (a label PNG) where there is one. Else masks are painted, then scribbles and points
+    It is the evidence "semantic" (a label PNG) and nothing else where there is one: what was grown from labels is not
+    mixed with them. Else masks are painted, then scribbles and points
     drawn, later ones over earlier ones; of an image with masks, what no mask covers is ignored; outside all boxes is
     background.
     """
@@ -52,7 +58,7 @@ class LabelMaps:
         return drawn
 
     def present(self, label_map: np.ndarray) -> torch.Tensor:
-        """House indices of the classes that occur in a label map, (G,) int64."""
+        """House indices of the classes among the values of a label map, of any shape: (G,) int64."""
         found = np.unique(label_map)
         found = found[found < len(self.classes.class_index)]
         return torch.from_numpy(self.classes.to_house(found).astype(np.int64))
@@ -92,11 +98,10 @@ class TrainingImages:
     ) -> Augmented:
         label_map = self.label_maps(labels, evidence)
         regions = evidence.get("regions", np.zeros_like(label_map))
-        tags = self.label_maps.present(label_map)
-        pixels, label_map, regions = augment(
+        pixels, label_map, regions, tags = augment(
             image.astype(np.float32) / 255, label_map, regions, generator, mean=self.mean, **self.arguments
         )
-        weak = WeakLabels(image_size=label_map.shape, tags=tags)
+        weak = WeakLabels(image_size=label_map.shape, tags=self.label_maps.present(tags))
         return pixels * 255, weak, {"label_map": label_map, "regions": regions}
 
 
@@ -114,8 +119,14 @@ class WholeImages:
 
 @AUGMENTATION_REGISTRY.register()
 def spml(cfg, is_train: bool) -> TrainingImages | WholeImages:
-    """`MODEL.SPML.INPUT`. At test the image is as stored: the head makes its views."""
-    node = cfg.MODEL.SPML.INPUT
+    """`MODEL.SPML.INPUT`. At test the image is as stored: the head makes its views. Raises ValueError for a head that
+    would miss the labels that are no longer there."""
+    node, name = cfg.MODEL.SPML.INPUT, cfg.MODEL.WEAK_HEAD.NAME
+    if name in WEAK_HEAD_REGISTRY and not issubclass(WEAK_HEAD_REGISTRY.get(name), SegmentationHead):
+        raise ValueError(
+            f"INPUT.AUGMENTATION: expected one that keeps the labels that {name} learns from; found spml, which draws "
+            "them as label maps for the stages of SPML. Set it to that of the method, or to resize_flip."
+        )
     label_maps = LabelMaps(
         ClassOrder.of(metadata_of(cfg).stuff_classes),
         scribble_width=node.SCRIBBLE_WIDTH,
@@ -123,6 +134,8 @@ def spml(cfg, is_train: bool) -> TrainingImages | WholeImages:
     )
     if not is_train:
         return WholeImages(label_maps)
+    if cfg.INPUT.SUPERVISION and "semantic" in cfg.INPUT.EVIDENCE:
+        logger.info("Labels: evidence semantic alone; %s are not drawn over it", ", ".join(cfg.INPUT.SUPERVISION))
     return TrainingImages(
         label_maps,
         mean=cfg.MODEL.PIXEL_MEAN,

@@ -53,6 +53,12 @@ class MemoryBank(nn.Module):
         return torch.cat([torch.zeros(0, width, device=self._place.device), *rows])
 
     def set_extra_state(self, state: Tensor) -> None:
+        width = 2 + self.channels + self.num_classes
+        if state.ndim != 2 or state.shape[1] != width:
+            raise ValueError(
+                f"Memory bank: expected (rows, {width}) numbers for {self.num_classes} image tags and prototypes of "
+                f"length {self.channels}; found {tuple(state.shape)}. Load a checkpoint of the same classes."
+            )
         state = state.to(self._place.device)
         iterations = [state[state[:, 0] == age, 1:] for age in state[:, 0].unique()]
         self._iterations = iterations[-self.length :] if self.length else []

@@ -30,12 +30,11 @@ class SPMLNetwork(nn.Module):
         feature_stride: int = 8,
         dropout: float = 0.75,
         norm: str = "SyncBN",
-        classifier_norm: str = "SyncBN",
         classifier_trains_embedding: bool = False,
         colors: ColorFeatures | None = None,
     ):
         """in_channels, feature_stride: of the backbone's map. head: "deeplab", with `dilations`, or "pspnet".
-        num_classes counts the background. norm, classifier_norm: see `layers.sync_batch_norm.batch_norm`; dropout and
+        num_classes counts the background. norm: see `layers.sync_batch_norm.batch_norm`; dropout and
         classifier_trains_embedding: see `PixelClassifier`. colors: among the local features of the DensePose network,
         whose checkpoints hold their kernel."""
         super().__init__()
@@ -50,23 +49,19 @@ class SPMLNetwork(nn.Module):
             embedding_dim,
             num_classes,
             dropout=dropout,
-            norm=classifier_norm,
+            norm=norm,
             trains_embedding=classifier_trains_embedding,
         )
         self.colors = colors
 
-    def forward(self, feature: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         """The embedding (B, C, h, w), not normalised, in fp32 at least, from a map (B, in_channels, h / 2, w / 2) of
         stride 8.
 
-        An input of H x W gives h = 2 ceil(H / 8), w = 2 ceil(W / 8), in training; inference resizes that to `size`, the
-        input's (H, W).
+        An input of H x W gives h = 2 ceil(H / 8), w = 2 ceil(W / 8).
         """
         embedding = at_least_fp32(self.embedding_head(feature))
-        embedding = F.interpolate(embedding, scale_factor=self.scale, mode="bilinear", align_corners=False)
-        if size is not None:
-            embedding = F.interpolate(embedding, size, mode="bilinear", align_corners=False)
-        return embedding
+        return F.interpolate(embedding, scale_factor=self.scale, mode="bilinear", align_corners=False)
 
     def local_features(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """What is appended to the embedding for clustering (card 2.3), for a map of `size` (h, w).

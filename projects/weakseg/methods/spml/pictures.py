@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -30,7 +31,7 @@ def embedding_and_segments(model: WeaklySupervisedSegmenter, sample: dict) -> tu
     segments = view_segments(
         view,
         lambda images: head.network(model.backbone(images)[head.in_feature]),
-        tiling=predictor.tiling,
+        tiling=replace(predictor.tiling, divisor=model.backbone.size_divisibility or 1),
         grid=predictor.kmeans_grid,
         iterations=predictor.kmeans_iterations,
         padded=True,

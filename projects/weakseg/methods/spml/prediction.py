@@ -126,7 +126,7 @@ class Predictor:
         if self.scales or self.crf is not None:
             return self.label_map(*self.retrieval_scores(image, embed, memory), image.shape[-2:])
         view = self._resized(image)
-        segments, labels = self._neighbour_labels(view, embed, self._usable(memory))
+        segments, labels = self._neighbour_labels(view, embed, self.usable(memory))
         return resize_nearest(vote(labels)[segments.segment].view(view.shape[-2:]), image.shape[-2:])
 
     @torch.no_grad()
@@ -147,7 +147,7 @@ class Predictor:
     def retrieval_scores(self, image: Tensor, embed: Embed, memory: Memory) -> tuple[Tensor, Tensor]:
         """Shares of the votes (K, h, w) for each class before the CRF, and the image (3, h, w) at their size."""
 
-        usable = self._usable(memory)
+        usable = self.usable(memory)
 
         def shares(view: Tensor) -> Tensor:
             segments, labels = self._neighbour_labels(view, embed, usable)
@@ -187,8 +187,13 @@ class Predictor:
         )
         return segments, nearest_labels(segment_vectors(segments), *memory, neighbours=self.neighbours)
 
-    def _usable(self, memory: Memory) -> Memory:
-        return usable_memory(*memory, self.num_classes, official=self.official)
+    def usable(self, memory: Memory) -> Memory:
+        """The prototypes that may vote; the memory itself, not a copy of it, where all of them may."""
+        vectors, labels = memory
+        _, kept = usable_memory(labels, labels, self.num_classes, official=self.official)
+        if len(kept) == len(labels):
+            return memory
+        return usable_memory(vectors, labels, self.num_classes, official=self.official)
 
     def _resized(self, image: Tensor) -> Tensor:
         size = single_scale_size(image, self.image_size)
@@ -237,19 +242,21 @@ def make_prototypes(
     return torch.cat(vectors), torch.cat(found)
 
 
-def read_memory(folder: str | Path) -> Memory:
-    """The prototypes of all files NAME.npz in a folder, in the order of their names: arrays "prototype" (n, C) and
-    "prototype_label" (n,) of values 0..255. Returns them as (R, C) float32 and (R,) int64."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"Prototypes: expected a folder at {folder}; found none. Make prototypes of labelled images first."
-        )
-    paths = sorted(folder.glob("[!.]*.npz"), key=lambda path: path.name)
+def memory_files(folder: str | Path) -> list[Path]:
+    """The files NAME.npz of a memory, in the order of their names; "" is no folder."""
+    paths = sorted(Path(folder).glob("[!.]*.npz"), key=lambda path: path.name) if str(folder) else []
     if not paths:
         raise FileNotFoundError(
-            f"Prototypes: expected files NAME.npz in {folder}; found none. Make prototypes of labelled images first."
+            f"MODEL.SPML.TEST.MEMORY: expected a folder with files NAME.npz of prototypes; found none in "
+            f"{str(folder)!r}. Make prototypes of labelled images first, with the PREDICTOR softmax."
         )
+    return paths
+
+
+def read_memory(folder: str | Path) -> Memory:
+    """The prototypes of all files of a folder (see `memory_files`): arrays "prototype" (n, C) and "prototype_label"
+    (n,) of values 0..255. Returns them as (R, C) float32 and (R,) int64."""
+    paths = memory_files(folder)
     vectors, labels = zip(*map(_read_prototypes, paths))
     for path, part in zip(paths, vectors):
         if part.shape[1] != vectors[0].shape[1]:

@@ -41,10 +41,10 @@ class PseudoLabeller:
 
     num_classes: int
     """K, with the background."""
-    crop_size: int = 512
-    """Images are padded to at least this; the side of tiles. 0: no padding, tiles of the largest view. In pixels."""
-    stride: int | None = None
-    """Of the tiles; None: their side."""
+    crop_size: int
+    """Images are padded to at least this; the side of tiles. In pixels."""
+    stride: int
+    """Of the tiles."""
     divisor: int = 1
     """What the backbone wants the sides of its input to be multiples of."""
     alpha: float = 6.0
@@ -99,7 +99,7 @@ class PseudoLabeller:
     def nearest_segments(self, image: Tensor, embed: Embed, memory: Memory, labels: Tensor) -> Tensor:
         """Votes of the memory's nearest prototypes for the segments of eight views. `official` lets classes win that
         are not the image's (fault aa)."""
-        scores, _ = self._predictor(image).retrieval_scores(image, embed, memory)
+        scores, _ = self._predictor().retrieval_scores(image, embed, memory)
         return self._refined(image, self._of_image(scores, labels, self.min_peak, keep_others=self.official))
 
     @torch.no_grad()
@@ -157,7 +157,7 @@ class PseudoLabeller:
     def _refined(self, image: Tensor, scores: Tensor) -> Tensor:
         """(H, W) int64: the first class with the largest score (K, h, w) at the size of the image, after the CRF."""
         size = image.shape[-2:]
-        return self._predictor(image).label_map(resize_linear(scores, size), image, size)
+        return self._predictor().label_map(resize_linear(scores, size), image, size)
 
     def _propagated(self, embedding: Tensor, labels: Tensor, region: Tensor) -> Tensor:
         """(K, h, w): the share of a segment's pixels that are most similar to a labelled segment of each class, on the
@@ -188,12 +188,11 @@ class PseudoLabeller:
         shares = votes[:, 1:] / votes.sum(1, keepdim=True)
         return paint(shares, segments.segment, torch.ones_like(semantic, dtype=torch.bool))
 
-    def _predictor(self, image: Tensor) -> Predictor:
+    def _predictor(self) -> Predictor:
         """What predicts a test image from its nearest segments at the scales of pseudo labels, and has the CRF."""
-        tile = self.crop_size or int(_RETRIEVAL_SCALES[-1] * max(image.shape[-2:]))
         return Predictor(
             num_classes=self.num_classes,
-            tiling=Tiling(tile, self.stride or tile, self.divisor),
+            tiling=Tiling(self.crop_size, self.stride, self.divisor),
             scales=_RETRIEVAL_SCALES,
             flip=True,
             kmeans_grid=self.kmeans_grid,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -45,18 +45,3 @@ def pad_to(values: np.ndarray, size: tuple[int, int], fill: float | Sequence[flo
     padded[:] = fill
     padded[:height, :width] = values
     return padded
-
-
-def scaled_views(
-    image: np.ndarray, labels: np.ndarray, scales: Sequence[float], *, flip: bool = True
-) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-    """The views of a multi-scale prediction: for each scale, with `flip`, the mirrored view first, then the plain one.
-
-    image (H, W, 3) float32, labels (H, W) uint8. Yields both at the view's size, and whether they are mirrored.
-    """
-    for scale in scales:
-        size = scaled_size(image.shape[:2], scale)
-        view = resize_image(image, size), resize_labels(labels, size)
-        if flip:
-            yield view[0][:, ::-1], view[1][:, ::-1], True
-        yield *view, False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,13 @@ from torch import Tensor
 from weakseg.data.catalog import metadata_of
 from weakseg.heads import SegmentationModel, WeakHead
 from weakseg.labels import IGNORED, NO_CLASS, ClassOrder, LabelKind
-from weakseg.methods.spml.build import feature_of, labeller_arguments, network_of, predictor_arguments
+from weakseg.methods.spml.build import (
+    check_numbers,
+    feature_of,
+    labeller_arguments,
+    network_of,
+    predictor_arguments,
+)
 from weakseg.methods.spml.network import SPMLNetwork, parameter_groups
 from weakseg.methods.spml.prediction import Embed, Predictor, make_prototypes, read_memory
 from weakseg.methods.spml.pseudo_labels import PseudoLabeller
@@ -66,14 +74,15 @@ class SegmentationHead(WeakHead):
     def arguments(cls, cfg, input_shape) -> dict:
         """Arguments from a config, for `from_config` of a stage."""
         node = cfg.MODEL.SPML
+        check_numbers(cfg)
         classes = ClassOrder.of(metadata_of(cfg).stuff_classes)
         feature = feature_of(cfg, input_shape)
         return {
             "network": network_of(cfg, feature, classes),
             "classes": classes,
             "in_feature": node.IN_FEATURE,
-            "predictor": predictor_arguments(cfg, feature, classes),
-            "labeller": labeller_arguments(cfg, feature, classes),
+            "predictor": predictor_arguments(cfg, classes),
+            "labeller": labeller_arguments(cfg, classes),
             "by_retrieval": node.TEST.PREDICTOR == "retrieval",
             "memory_folder": node.TEST.MEMORY,
             "pseudo_method": node.PSEUDO.METHOD,
@@ -85,13 +94,13 @@ class SegmentationHead(WeakHead):
     @torch.no_grad()
     def predict(self, model: SegmentationModel, images: ImageList, batch: list[dict]) -> list[dict]:
         """Per image "sem_seg": house class indices (H, W) int64, from the views that `MODEL.SPML.TEST` names."""
-        embed = self._embed(model)
+        embed, predictor = self._embed(model), self._predictor(model)
         results = []
         for image, sample in zip(_images(images), batch):
             if self.by_retrieval:
-                found = self.predictor.retrieval(image, embed, self._read_memory(image.device))
+                found = predictor.retrieval(image, embed, self._read_memory(image.device))
             else:
-                found = self.predictor.softmax(image, embed, self.network.classifier)
+                found = predictor.softmax(image, embed, self.network.classifier)
             results.append({"sem_seg": self._house(found, sample)})
         return results
 
@@ -99,8 +108,7 @@ class SegmentationHead(WeakHead):
     def pseudo_labels(self, model: SegmentationModel, images: ImageList, batch: list[dict]) -> list[dict]:
         """Per image what `MODEL.SPML.PSEUDO.METHOD` makes: "sem_seg", as of `predict` with 255 for no class; or
         "prototypes", segments of several scales with the classes of the image's label map (card 5.2)."""
-        embed = self._embed(model)
-        return [self._grown(image, sample, embed) for image, sample in zip(_images(images), batch)]
+        return [self._grown(image, sample, model) for image, sample in zip(_images(images), batch)]
 
     def parameter_groups(self, model: SegmentationModel) -> list[dict]:
         return parameter_groups(
@@ -114,11 +122,22 @@ class SegmentationHead(WeakHead):
         padded = [F.pad(m, (0, width - m.shape[1], 0, height - m.shape[0]), value=IGNORED) for m in maps]
         return torch.stack(padded).to(images.tensor.device).long()
 
-    def _grown(self, image: Tensor, sample: dict, embed: Embed) -> dict:
+    def _grown(self, image: Tensor, sample: dict, model: SegmentationModel) -> dict:
+        embed = self._embed(model)
         evidence = {name: torch.from_numpy(values).to(image.device) for name, values in _evidence(sample).items()}
         labels = evidence["label_map"].long()
         if self.pseudo_method == "prototypes":
-            vectors, found = make_prototypes(image, embed, labels, scales=self.prototype_scales, **self._clustering())
+            predictor = self._predictor(model)
+            vectors, found = make_prototypes(
+                image,
+                embed,
+                labels,
+                tiling=predictor.tiling,
+                image_size=predictor.image_size,
+                scales=self.prototype_scales,
+                kmeans_grid=predictor.kmeans_grid,
+                kmeans_iterations=predictor.kmeans_iterations,
+            )
             return {"prototypes": {"prototype": vectors, "prototype_label": found}}
         needed = _PSEUDO_METHODS[self.pseudo_method]
         arguments = {
@@ -128,18 +147,9 @@ class SegmentationHead(WeakHead):
             "memory": self._read_memory(image.device) if "memory" in needed else None,
             "region": evidence.get("regions", torch.zeros_like(labels)).long(),
         }
-        grow = getattr(self.labeller, self.pseudo_method)
+        grow = getattr(replace(self.labeller, divisor=_divisor(model)), self.pseudo_method)
         found = grow(image, embed, **{name: arguments[name] for name in needed})
         return {"sem_seg": self._house(found, sample)}
-
-    def _clustering(self) -> dict:
-        predictor = self.predictor
-        return {
-            "tiling": predictor.tiling,
-            "image_size": predictor.image_size,
-            "kmeans_grid": predictor.kmeans_grid,
-            "kmeans_iterations": predictor.kmeans_iterations,
-        }
 
     def _cams(self, cams: Tensor | None, sample: dict) -> Tensor:
         """The evidence (H, W, n) as (K', H, W), with zeros for the classes that it does not reach to; K' counts the
@@ -159,17 +169,33 @@ class SegmentationHead(WeakHead):
 
     def _read_memory(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._memory is None:
-            vectors, labels = read_memory(self.memory_folder)
+            memory = read_memory(self.memory_folder)
+            length = self.network.classifier.conv.in_channels
+            if memory[0].shape[1] != length:
+                raise ValueError(
+                    f"{self.memory_folder}: expected prototypes of length {length}, MODEL.SPML.EMBEDDING_DIM; found "
+                    f"{memory[0].shape[1]}. Make them with this model."
+                )
+            vectors, labels = self.predictor.usable(memory)
             self._memory = vectors.to(device), labels.to(device)
         return self._memory
 
     def _embed(self, model: SegmentationModel) -> Embed:
         return lambda images: self.network(model.backbone(images)[self.in_feature])
 
+    def _predictor(self, model: SegmentationModel) -> Predictor:
+        """With tiles of sides that the backbone takes."""
+        return replace(self.predictor, tiling=replace(self.predictor.tiling, divisor=_divisor(model)))
+
     def _house(self, found: Tensor, sample: dict) -> Tensor:
         """House indices at the image's own size of a map (h, w) of ordered classes."""
         table = torch.from_numpy(self.classes.to_house(np.arange(NO_CLASS + 1))).to(found.device).long()
         return resize_nearest(table[found], (sample["height"], sample["width"]))
+
+
+def _divisor(model: SegmentationModel) -> int:
+    """What the sides of the backbone's input must be multiples of."""
+    return model.backbone.size_divisibility or 1
 
 
 def _evidence(sample: dict) -> dict[str, np.ndarray]:
