@@ -216,6 +216,11 @@ def test_the_baseline_is_cross_entropy_alone():
     relations = [f"RELATIONS__{name.upper()}__WEIGHT" for name in RELATIONS]
     expected = spml(PIXEL_LOSS_WEIGHT=0.1, CLASSIFIER_TRAINS_EMBEDDING=True, **dict.fromkeys(relations, 0.0))
     assert_has("voc_mobilenet_small_cross_entropy", expected)
+    assert differences("voc_mobilenet_small_end_to_end", "voc_mobilenet_small_cross_entropy") == {
+        "INPUT.SUPERVISION",
+        "INPUT.EVIDENCE",
+        "SOLVER.MAX_ITER",
+    }
 
 
 @pytest.mark.parametrize("row", CAM)

@@ -141,7 +141,7 @@ def losses_of(row: str) -> set[str]:
     """Names of the losses, from the card alone."""
     if row in CAM:
         return {"loss_tags"}
-    if "classifier" in row or row.endswith("cross_entropy"):
+    if "classifier" in row or row.endswith(("cross_entropy", "end_to_end")):
         return {"loss_pixel"}
     used = {f"loss_{name}" for name, weight in zip(RELATIONS, WEIGHTS[column_of(row)]) if weight}
     return {"loss_pixel", *used}

@@ -13,7 +13,7 @@ EMBEDDING = [*VOC, "voc_point_r50", *DENSEPOSE]
 CLASSIFIER = [f"{row}_classifier" for row in EMBEDDING]
 CAM = ["voc_cam", "voc_cam_mobilenet_small"]
 SMALL = [f"voc_{labels}_mobilenet_small" for labels in ("tag", "box", "scribble", "point")]
-OURS = [*CAM, *SMALL, "voc_mobilenet_small_classifier", "voc_mobilenet_small_cross_entropy"]
+OURS = [*CAM, *SMALL, *(f"voc_mobilenet_small_{last}" for last in ("classifier", "cross_entropy", "end_to_end"))]
 """In no table of the card."""
 
 RELATIONS = ("annotation", "cooccurrence", "image", "affinity")
