@@ -161,7 +161,7 @@ def test_the_folder_must_exist(cfg):
 
 def test_provenance_is_what_the_folder_says(cfg, tmp_path):
     assert build_evidence(cfg)["edges"].provenance == (
-        f"edge maps in {tmp_path}, made by a program that no provenance.json there names"
+        f"edge maps in {tmp_path}, made by something that nothing there names"
     )
     assert read_provenance(tmp_path) is None
     declare_provenance(tmp_path, "Ann, by hand", what="edge maps")

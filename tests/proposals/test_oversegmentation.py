@@ -141,7 +141,7 @@ def test_the_evidence(folder):
     found = pickle.loads(pickle.dumps(loader))(RECORD)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, np.arange(12).reshape(3, 4) + 244)
-    assert loader.provenance == f"region maps in {folder}, made by a program that nothing there names"
+    assert loader.provenance == f"region maps in {folder}, made by something that nothing there names"
     declare_provenance(folder, "hand", what="region maps")
     assert RegionMaps(folder).provenance == f"region maps in {folder}, made by hand"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from weakseg.proposals.map_folder import map_file, read_provenance
+from weakseg.proposals.map_folder import EvidenceFolder, map_file
 from weakseg.proposals.registry import PROPOSAL_LOADER_REGISTRY
 from weakseg.safe_io import read_npz, read_pickled_npy
 
@@ -16,7 +16,7 @@ _ROUNDING = 1e-3
 _WORDS = "maps of numbers 0 to 1 by class number, from 0 for the first class that is not the background"
 
 
-class ActivationMaps:
+class ActivationMaps(EvidenceFolder):
     """Reads the class activation maps of the image STEM.jpg: `root`/STEM.npz as tools/make_pseudo_labels.py writes it,
     or `root`/STEM.npy as others publish it.
 
@@ -26,15 +26,13 @@ class ActivationMaps:
     """
 
     def __init__(self, root: str | Path):
-        if not root or not Path(root).is_dir():
-            raise FileNotFoundError(
-                f"INPUT.CAM_ROOT: expected a folder of class activation maps; found {str(root)!r}, which is none. Make "
-                "it with: python tools/make_pseudo_labels.py --config-file YAML --output FOLDER (it writes FOLDER/cams "
-                "for a classifier of image tags), or put published ones there."
-            )
-        self.root = Path(root)
-        made_by = read_provenance(self.root) or "something that nothing there names"
-        self.provenance = f"class activation maps in {root}, made by {made_by}"
+        super().__init__(
+            root,
+            key="INPUT.CAM_ROOT",
+            what="class activation map",
+            remedy="Make it with: python tools/make_pseudo_labels.py --config-file YAML --output FOLDER (it writes "
+            "FOLDER/cams for a classifier of image tags), or put published ones there.",
+        )
 
     def __call__(self, record: dict) -> np.ndarray:
         npz = map_file(self.root, record["file_name"]).with_suffix(".npz")

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from weakseg.proposals.edge_networks import network_edges, read_edge_network
-from weakseg.proposals.map_folder import PROVENANCE, map_file, read_provenance
+from weakseg.proposals.map_folder import EvidenceFolder
 from weakseg.proposals.registry import PROPOSAL_LOADER_REGISTRY
 from weakseg.proposals.structured_edges import Forest, read_forest, structured_edges
 from weakseg.safe_io import read_image, write_png
@@ -57,27 +57,20 @@ def write_edge_map(path: str | Path, edges: np.ndarray) -> None:
     write_png(path, np.round(np.clip(edges, 0, 1) * 255).astype(np.uint8))
 
 
-class EdgeMaps:
+class EdgeMaps(EvidenceFolder):
     """Reads the edge map `root`/STEM.png of the image STEM.jpg: (H, W) float32 in [0, 1]."""
 
     def __init__(self, root: str | Path):
-        if not root or not Path(root).is_dir():
-            raise FileNotFoundError(
-                f"INPUT.EDGE_ROOT: expected a folder of edge maps; found {str(root)!r}, which is none. Make it with: "
-                "python tools/make_edges.py IMAGES --output FOLDER --engine gradient (--help has better engines)."
-            )
-        self.root = Path(root)
-        made_by = read_provenance(root) or f"a program that no {PROVENANCE} there names"
-        self.provenance = f"edge maps in {root}, made by {made_by}"
+        super().__init__(
+            root,
+            key="INPUT.EDGE_ROOT",
+            what="edge map",
+            remedy="Make it with: python tools/make_edges.py IMAGES --output OUTPUT --engine gradient (--help has "
+            "better engines).",
+        )
 
     def __call__(self, record: dict) -> np.ndarray:
-        path = map_file(self.root, record["file_name"])
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: expected the edge map of {record['file_name']}; found none. Make it with: python "
-                f"tools/make_edges.py {Path(record['file_name']).parent} --output {self.root} --engine ENGINE."
-            )
-        return read_image(path, format="L").astype(np.float32) / 255
+        return read_image(self.existing_file(record), format="L").astype(np.float32) / 255
 
 
 @PROPOSAL_LOADER_REGISTRY.register()

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from weakseg.labels import read_label_file
-from weakseg.safe_io import read_json, resolve_inside, write_json
+from weakseg.safe_io import read_json, read_label_png, resolve_inside, write_json
 
 PROVENANCE = "provenance.json"
 """File beside the maps that says what made them."""
@@ -41,6 +42,47 @@ def read_provenance(root: str | Path) -> str | None:
     if not isinstance(content, dict) or not isinstance(content.get("provenance"), str):
         raise ValueError(f'{path}: expected {{"provenance": "..."}}; found something else. Remove the file.')
     return content["provenance"]
+
+
+class EvidenceFolder:
+    """A folder of maps that a run reads, one an image, and what made them (`provenance`)."""
+
+    def __init__(self, root: str | Path, *, key: str, what: str, remedy: str):
+        """key: of the config, for errors; what: a map in words; remedy: how the maps are made, a sentence in
+        which IMAGES stands for the folder of the images and OUTPUT for this one."""
+        if not root or not Path(root).is_dir():
+            raise FileNotFoundError(
+                f"{key}: expected a folder of {what}s; found {str(root)!r}, which is none. {remedy}"
+            )
+        self.root, self.what, self.remedy = Path(root), what, remedy
+        made_by = read_provenance(root) or "something that nothing there names"
+        self.provenance = f"{what}s in {root}, made by {made_by}"
+
+    def existing_file(self, record: dict) -> Path:
+        """Where the map of a record's image lies; FileNotFoundError where it does not."""
+        path = map_file(self.root, record["file_name"])
+        if not path.is_file():
+            remedy = self.remedy.replace("IMAGES", str(Path(record["file_name"]).parent))
+            raise FileNotFoundError(
+                f"{path}: expected the {self.what} of {record['file_name']}; found none. "
+                f"{remedy.replace('OUTPUT', str(self.root))}"
+            )
+        return path
+
+
+class EightBitMaps(EvidenceFolder):
+    """Maps (H, W) uint8 of the stored image: grey values or palette indices, never colours."""
+
+    def __call__(self, record: dict) -> np.ndarray:
+        path = self.existing_file(record)
+        values = read_label_png(path)
+        size = (record["height"], record["width"])
+        if values.dtype != np.uint8 or values.shape != size:
+            raise ValueError(
+                f"{path}: expected an 8-bit map, grey or with a palette, of {size[1]} x {size[0]} pixels; found "
+                f"{values.dtype} of shape {values.shape}. Make it again from {record['file_name']}."
+            )
+        return values
 
 
 def find_images(given: Sequence[Path], labels: Path | None = None, image_root: Path | None = None) -> list[Path]:

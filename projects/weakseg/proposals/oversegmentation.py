@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 from skimage.segmentation import watershed
 
-from weakseg.proposals.map_folder import map_file, read_provenance
+from weakseg.proposals.map_folder import EightBitMaps
 from weakseg.proposals.registry import PROPOSAL_LOADER_REGISTRY
-from weakseg.safe_io import read_label_png
 
 MAX_REGIONS = 256
 """Regions that an 8-bit map can tell apart."""
@@ -92,34 +91,17 @@ def _boundaries(basins: np.ndarray, edges: np.ndarray) -> list[dict[int, tuple[f
     return neighbours
 
 
-class RegionMaps:
-    """Reads the region map `root`/STEM.png of the image STEM.jpg: (H, W) uint8, ids 0..255."""
+class RegionMaps(EightBitMaps):
+    """Reads the region map `root`/STEM.png of the image STEM.jpg, ids 0..255."""
 
     def __init__(self, root: str | Path):
-        if not root or not Path(root).is_dir():
-            raise FileNotFoundError(
-                f"INPUT.REGION_ROOT: expected a folder of region maps; found {str(root)!r}, which is none. Make it "
-                "with: python tools/make_oversegmentation.py IMAGES --output FOLDER (--help has better edges)."
-            )
-        self.root = Path(root)
-        made_by = read_provenance(self.root) or "a program that nothing there names"
-        self.provenance = f"region maps in {root}, made by {made_by}"
-
-    def __call__(self, record: dict) -> np.ndarray:
-        path = map_file(self.root, record["file_name"])
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: expected the region map of {record['file_name']}; found none. Make it with: python "
-                f"tools/make_oversegmentation.py {Path(record['file_name']).parent} --output {self.root}."
-            )
-        regions = read_label_png(path)
-        size = (record["height"], record["width"])
-        if regions.dtype != np.uint8 or regions.shape != size:
-            raise ValueError(
-                f"{path}: expected an 8-bit map, grey or with a palette, of {size[1]} x {size[0]} pixels; found "
-                f"{regions.dtype} of shape {regions.shape}. Make it again from {record['file_name']}."
-            )
-        return regions
+        super().__init__(
+            root,
+            key="INPUT.REGION_ROOT",
+            what="region map",
+            remedy="Make it with: python tools/make_oversegmentation.py IMAGES --output OUTPUT (--help has better "
+            "edges).",
+        )
 
 
 @PROPOSAL_LOADER_REGISTRY.register()
