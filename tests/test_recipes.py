@@ -204,7 +204,7 @@ def test_all_published_rows_have_a_recipe():
 @pytest.mark.parametrize("row", ["voc_scribble_080", "voc_scribble_050", "voc_scribble_030", "voc_point_r50"])
 def test_rows_without_a_recipe_have_the_commands_of_the_readme(row, monkeypatch):
     monkeypatch.chdir(ROOT)
-    block = (ROOT / "models/README.md").read_text().split("    row=voc_scribble_080\n")[1]
+    block = (ROOT / "models/README.md").read_text().split("    row=voc_scribble_080\n")[1].split("\n\n")[0]
     lines = block.replace("\\\n", "").replace("${row}", row).replace("$row", row).strip().splitlines()
     commands = [shlex.split(line)[1:] for line in lines]
     assert [command[0] for command in commands] == [
